@@ -1,0 +1,102 @@
+"""What a walk did so far: the journal that can undo it, and the log that can tell it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmsim.jit import apart, inlined, kernel
+from vmmsim.translation.recency import (
+    FILLED,
+    LINE_FILLED,
+    LINE_TOUCHED,
+    REPLACED,
+    TABLE_WRITTEN,
+    TOUCHED,
+    note,
+)
+from vmmsim.translation.state import LOG, PENDING
+
+if TYPE_CHECKING:
+    from vmmsim.translation.types import Cells, Core, Pool
+
+
+@inlined
+def begin(core: Core) -> None:
+    """Start an access that may fail: nothing pending, an empty journal and log."""
+    for i in range(PENDING):
+        core.pending[i] = 0
+    core.journal_length = 0
+    core.log_length = 0
+    core.fault = 0
+    core.fault_gfn = -1
+
+
+@inlined
+def commit(core: Core) -> None:
+    """Make what is pending count."""
+    for i in range(PENDING):
+        core.count[i] += core.pending[i]
+
+
+@inlined
+def log(core: Core, kind: int, level: int, page: int, address: int, result: int) -> None:
+    """Write one line of the log, if anyone wants it."""
+    if core.log_on:
+        _write_log(core, kind, level, page, address, result)
+
+
+@kernel
+def _write_log(core: Core, kind: int, level: int, page: int, address: int, result: int) -> None:
+    apart()
+    line = min(core.log_length, LOG - 1)
+    core.log[line, 0] = kind
+    core.log[line, 1] = level
+    core.log[line, 2] = page
+    core.log[line, 3] = address
+    core.log[line, 4] = result
+    core.log_length = line + 1
+
+
+@kernel
+def write_entry(core: Core, pool: Pool, place: int, entry: int) -> None:
+    """Write a page-table entry, undoably."""
+    apart()
+    note(core, TABLE_WRITTEN, place, 0, pool[place], 0)
+    pool[place] = entry
+
+
+@kernel
+def _shift_back(cells: Cells, at: int, way: int) -> int:
+    """Undo a move to the front from ``way``; return what was at the front."""
+    apart()
+    front = cells[at]
+    for i in range(way):
+        cells[at + i] = cells[at + i + 1]
+    return front
+
+
+@kernel
+def roll_back(core: Core, cells: Cells, pool: Pool) -> None:
+    """Undo every change in the journal, the last one first."""
+    apart()
+    for line in range(core.journal_length - 1, -1, -1):
+        what, at, ways = core.journal[line, 0], core.journal[line, 1], core.journal[line, 2]
+        old, old_value = core.journal[line, 3], core.journal[line, 4]
+        if what == TABLE_WRITTEN:
+            pool[at] = old
+        elif what == TOUCHED:
+            cells[at + old] = _shift_back(cells, at, old)
+            cells[at + ways + old] = _shift_back(cells, at + ways, old)
+        elif what == REPLACED:
+            cells[at + old] = _shift_back(cells, at, old)
+            _shift_back(cells, at + ways, old)
+            cells[at + ways + old] = old_value
+        elif what == FILLED:
+            _shift_back(cells, at, ways - 1)
+            _shift_back(cells, at + ways, ways - 1)
+            cells[at + ways - 1] = old
+            cells[at + 2 * ways - 1] = old_value
+        elif what == LINE_TOUCHED or what == LINE_FILLED:
+            _shift_back(cells, at, old)
+            cells[at + old] = old_value
+    core.journal_length = 0

@@ -1,0 +1,93 @@
+"""Direct segments: one add and compare in place of a walk, and the filter of pages that must not use it.
+
+A segment maps page p, BASE <= p < LIMIT, to p + OFFSET. Both dimensions may have one. BASE = LIMIT is off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmsim.jit import apart, inlined, kernel
+from vmmsim.translation.escape_filter import filter_hits, is_member
+from vmmsim.translation.journal import log
+from vmmsim.translation.state import SEGMENT, Count, Step
+
+if TYPE_CHECKING:
+    from vmmsim.translation.types import Core, Pool
+
+OFF = 0
+COVERED = 1
+OUTSIDE = 2
+ESCAPED = 3
+
+
+@inlined
+def compare(core: Core, dimension: int, page: int) -> int:
+    """Return what the segment of ``dimension`` says of ``page``: OFF, COVERED, OUTSIDE or ESCAPED."""
+    if core.kind[dimension] != SEGMENT or core.base[dimension] >= core.limit[dimension]:
+        return OFF
+    if page < core.base[dimension] or page >= core.limit[dimension]:
+        return OUTSIDE
+    if core.filter_banks[dimension] > 0 and filter_hits(core, dimension, page):
+        return ESCAPED
+    return COVERED
+
+
+@kernel
+def count_escape(core: Core, dimension: int, page: int) -> None:
+    """Count a page in range that the filter sent away, truly or falsely (pending)."""
+    apart()
+    core.pending[Count.ESCAPES] += 1
+    if not is_member(core, dimension, page):
+        core.pending[Count.FALSE_ESCAPES] += 1
+
+
+@kernel
+def covers(core: Core, dimension: int, page: int) -> bool:
+    """Compare, and count a compare that fails (pending). One that succeeds is counted where it is used."""
+    apart()
+    answer = compare(core, dimension, page)
+    if answer == COVERED:
+        return True
+    if answer != OFF:
+        core.pending[Count.CHECKS_FAILED] += 1
+        if answer == ESCAPED:
+            log(core, Step.GUEST_ESCAPE + dimension, 0, page, -1, -1)
+            count_escape(core, dimension, page)
+        else:
+            log(core, Step.GUEST_OUTSIDE + dimension, 0, page, -1, -1)
+    return False
+
+
+@kernel
+def largest_size(core: Core, pool: Pool, dimension: int, page: int, most: int) -> int:
+    """Return the largest page size, at most ``most``, at which an entry for ``page`` may be filled.
+
+    The aligned page must lie wholly in the segment, OFFSET must be a multiple of its size, and no page of it may
+    escape, which the escape map of 2 MiB blocks says without looking at each page.
+    """
+    apart()
+    for size in range(most, 0, -1):
+        pages = 1 << 9 * size
+        first = page & -pages
+        if first < core.base[dimension] or first + pages > core.limit[dimension]:
+            continue
+        if core.offset[dimension] & (pages - 1) == 0 and not _any_escape(core, pool, dimension, first, pages):
+            return size
+    return 0
+
+
+@kernel
+def _any_escape(core: Core, pool: Pool, dimension: int, first: int, pages: int) -> bool:
+    """Tell whether the filter hits any page of [first, first + pages), whole blocks of 2 MiB."""
+    apart()
+    if core.filter_banks[dimension] == 0 or core.members_count[dimension] == 0:
+        return False
+    start = core.escape_map[dimension]
+    origin = core.base[dimension] >> 9
+    for block in range((first >> 9) - origin, ((first + pages) >> 9) - origin):
+        if pool[start + (block >> 5)] >> (block & 31) & 1:
+            return True
+    return False
+
+
