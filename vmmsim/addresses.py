@@ -141,7 +141,9 @@ def parse_duration(text: str) -> int:
     well_formed = parts and "".join(number + unit for number, unit in parts) == text.strip()
     in_order = all(larger > smaller for larger, smaller in itertools.pairwise(scales))
     if not (well_formed and in_order) or total.denominator != 1 or total > _LARGEST:
-        raise BadInput(f'{json.dumps(text, ensure_ascii=False)} is not a duration; write e.g. "1d2h30m" or "10ms"')
+        raise BadInput(
+            f'{json.dumps(text, ensure_ascii=False)} is not a duration; write e.g. "1d2h30m" or "10ms"'
+        )
     return int(total)
 
 

@@ -122,10 +122,14 @@ def unknown(word: object, choices: Iterable[str]) -> str:
 def hint(word: object, choices: Iterable[str]) -> str:
     """Return what may have been meant by ``word``, to end a message: the nearest choice, or all of a few."""
     known = list(choices)
-    near = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
-    if near:
-        return f"; did you mean {_shown(near[0])}?"
-    return f"; known: {', '.join(map(_shown, known))}" if len(known) <= _FEW else ""
+    listed = f"; known: {', '.join(map(_shown, known))}" if len(known) <= _FEW else ""
+    return did_you_mean(word, known) or listed
+
+
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
+    """Return the nearest of ``choices`` as a question, to end a message; "" if none is near."""
+    near = difflib.get_close_matches(word, list(choices), n=1) if isinstance(word, str) else []
+    return f"; did you mean {_shown(near[0])}?" if near else ""
 
 
 def _where_and_what(message: str) -> tuple[str, str]:
