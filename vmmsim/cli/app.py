@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Final, cast
 
 import typer
 
 from vmmsim.cli import machines, output
 from vmmsim.errors import BadInput
 
-ClickError: Final = typer.BadParameter.__mro__[2]
+ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])
 """ClickException of the click that typer uses: the installed one, or, in newer typers, one of its own."""
 
 app = typer.Typer(

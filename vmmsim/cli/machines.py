@@ -94,8 +94,11 @@ def _rows(machine: Machine) -> list[tuple[str, Any, str | None, str | None]]:
     """Return path, value, source and sureness of all that the machine is made of."""
     from vmmsim.machine_file import source_of, values
 
-    found = [(path, value, source_of(machine, path)) for path, value in values(machine)]
-    return [(path, value, of and of.source, of and of.sure) for path, value, of in found]
+    rows: list[tuple[str, Any, str | None, str | None]] = []
+    for path, value in values(machine):
+        origin = source_of(machine, path)
+        rows.append((path, value, origin.source, origin.sure) if origin else (path, value, None, None))
+    return rows
 
 
 def _listed() -> Table:
