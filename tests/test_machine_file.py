@@ -274,3 +274,18 @@ def test_contradictions_are_found_without_a_file_too() -> None:
     with pytest.raises(BadInput, match="levels: must be 4 or 5, not 6") as caught:
         strict.structure(Machine, {**plain, "levels": 6, "l1_data_tlb": []})
     assert len(caught.value.problems) == 2
+
+
+def test_the_examples_of_the_guide_load(tmp_path: Path) -> None:
+    guide = (HERE.parents[1] / "docs" / "machines.md").read_text(encoding="utf-8")
+    examples = [block.split("```")[0] for block in guide.split("```toml\n")[1:]]
+    whole = [text for text in examples if not text.startswith("[sources]")]
+    assert len(whole) == 2
+    for text in whole:
+        load_machine(write(tmp_path, text))
+
+
+def test_the_guide_explains_every_key() -> None:
+    guide = (HERE.parents[1] / "docs" / "machines.md").read_text(encoding="utf-8")
+    keys = {path.split("[")[0].split(".")[-1] for path, _ in values(load_machine(str(HERE / "toy.toml")))}
+    assert [key for key in sorted(keys) if f"`{key}`" not in guide and f"{key} =" not in guide] == []

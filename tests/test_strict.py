@@ -130,6 +130,11 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file() -> None:
     ]
 
 
+def test_data_that_is_no_table_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"^day\.toml: a list is not a table$"):
+        strict.structure(Box, [1], "day.toml")  # type: ignore[arg-type]
+
+
 def test_a_mistake_of_our_own_is_not_blamed_on_the_user() -> None:
     @attrs.frozen(kw_only=True)
     class Broken:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from vmmsim import strict
 from vmmsim.config import Machine, Source
 from vmmsim.errors import BadInput, Problem
+from vmmsim.hints import did_you_mean, hint, shown, unknown
 
 _FOLDER: Final = Path(__file__).parent / "data" / "machines"
 _WORDS: Final = ("name", "title")
@@ -34,8 +35,8 @@ def machine_path(name_or_path: str) -> Path:
     if path.suffix == ".toml" or len(path.parts) > 1 or path.is_file():
         return path
     raise BadInput(
-        f'machine "{name_or_path}" is neither a file nor one of {", ".join(names)}'
-        + strict.did_you_mean(name_or_path, names)
+        f"machine {shown(name_or_path)} is neither a file nor one of {', '.join(names)}"
+        + did_you_mean(name_or_path, names)
     )
 
 
@@ -71,7 +72,7 @@ def _check_sources(machine: Machine, label: str) -> None:
     paths = [path for path, _ in values(machine)]
     known = sorted({prefix for path in paths for prefix in _prefixes(path)})
     problems = [
-        Problem(label, "sources", f'"{key}" is no key of this machine{strict.hint(key, known)}')
+        Problem(label, "sources", f"{shown(key)} is no key of this machine{hint(key, known)}")
         for key in machine.sources
         if key not in known
     ]
@@ -105,7 +106,7 @@ def _with_base(data: dict[str, Any], label: str) -> dict[str, Any]:
     own = {key: value for key, value in data.items() if key != "base"}
     base = data["base"]
     if base not in machine_names():
-        raise BadInput(strict.unknown(base, machine_names()), file=label, path="base")
+        raise BadInput(unknown(base, machine_names()), file=label, path="base")
     below = strict.unstructure(load_machine(base)) | {"title": f"{base}, changed"}
     both = _merged(below, own)
     if isinstance(own_sources := own.pop("sources", {}), Mapping):

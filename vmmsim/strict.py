@@ -7,23 +7,29 @@ value carries the unit: ``size_bytes`` is ``size = "32KiB"``, ``frequency_hz`` i
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import attrs
-from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
+from cattrs import (
+    BaseValidationError,
+    ClassValidationError,
+    Converter,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+)
 from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.dispatch import StructureHook
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, mapping_structure_factory, override
 
 from vmmsim import addresses
 from vmmsim.errors import BadInput, Problem
+from vmmsim.hints import hint, shown, unknown
 
 T = TypeVar("T")
 
@@ -48,8 +54,6 @@ UNITS: Final = {
 }
 """The ends of field names that are units."""
 
-_FEW: Final = 9
-"""As many choices as a message lists when none of them is near."""
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _AT: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -84,7 +88,7 @@ def structure(cls: type[T], data: Mapping[str, Any], file: object = "") -> T:
     """
     try:
         return _CONVERTER.structure(data, cls)
-    except (ClassValidationError, IterableValidationError) as error:
+    except (BaseValidationError, ValueError) as error:
         problems = [Problem(str(file), path, message) for path, message in _flatten(error, "")]
     position = {path: n for n, path in enumerate(_paths(data, ""))}
     problems.sort(key=lambda problem: position.get(problem.path, -1))
@@ -114,24 +118,6 @@ def join(path: str, key: str | int) -> str:
     return f"{path}.{written}" if path else written
 
 
-def unknown(word: object, choices: Iterable[str]) -> str:
-    """Return that ``word`` is unknown, with a hint at what is known."""
-    return f"{_shown(word)} is unknown{hint(word, choices)}"
-
-
-def hint(word: object, choices: Iterable[str]) -> str:
-    """Return what may have been meant by ``word``, to end a message: the nearest choice, or all of a few."""
-    known = list(choices)
-    listed = f"; known: {', '.join(map(_shown, known))}" if len(known) <= _FEW else ""
-    return did_you_mean(word, known) or listed
-
-
-def did_you_mean(word: object, choices: Iterable[str]) -> str:
-    """Return the nearest of ``choices`` as a question, to end a message; "" if none is near."""
-    near = difflib.get_close_matches(word, list(choices), n=1) if isinstance(word, str) else []
-    return f"; did you mean {_shown(near[0])}?" if near else ""
-
-
 def _where_and_what(message: str) -> tuple[str, str]:
     """Split tomllib's "Invalid value (at line 3, column 5)" into place and message."""
     at = _AT.search(message)
@@ -153,17 +139,6 @@ def _paths(data: object, path: str) -> Iterator[str]:
         yield from _paths(child, child_path)
 
 
-def _shown(value: object) -> str:
-    """Return ``value`` as TOML writes it, or what it is where that would be long."""
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value).lower() if isinstance(value, bool | float) else str(value)
-
-
 # --- cattrs, made strict ---
 
 
@@ -171,7 +146,7 @@ class _UnexpectedError(ValueError):
     """A value is not of the kind that its key takes."""
 
     def __init__(self, value: object, wanted: str) -> None:
-        super().__init__(f"{_shown(value)} is not {wanted}")
+        super().__init__(f"{shown(value)} is not {wanted}")
 
 
 def _key(field: str) -> str:
@@ -198,7 +173,7 @@ def _flatten(error: Exception, path: str) -> Iterator[tuple[str, str]]:
     elif isinstance(error, ForbiddenExtraKeysError):
         known = [_key(field.name) for field in attrs.fields(error.cl) if field.init]
         for key in sorted(error.extra_fields):
-            yield path, f"unknown key {_shown(key)}{hint(key, known)}"
+            yield path, f"unknown key {shown(key)}{hint(key, known)}"
     elif isinstance(error, BadInput):
         for problem in error.problems:
             yield f"{path}.{problem.path}".strip("."), problem.message
@@ -210,7 +185,7 @@ def _flatten(error: Exception, path: str) -> Iterator[tuple[str, str]]:
 
 def _flatten_field(error: Exception, path: str, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(error, KeyError):
-        yield path, f"{_shown(key)} is missing"
+        yield path, f"{shown(key)} is missing"
     else:
         yield from _flatten(error, join(path, key))
 
