@@ -1,13 +1,17 @@
-"""Page sizes, the three kinds of page number, alignment, and sizes as people write them.
+"""Page sizes, the three kinds of page number, alignment, and quantities as people write them.
 
-An address is an int64, never a uint64: 57-bit addresses fit, and mixed arithmetic stays exact. Page numbers count
-4 KiB pages whatever the size of the page that maps them. gVA, gPA and hPA (guest virtual, guest physical, host
-physical address) have the page numbers gvpn, gfn and hfn.
+An address is an int64, never a uint64: 57-bit addresses fit, and mixed arithmetic stays exact. Page numbers
+count 4 KiB pages whatever the size of the page that maps them. gVA, gPA and hPA (guest virtual, guest
+physical, host physical address) have the page numbers gvpn, gfn and hfn.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+from decimal import Decimal
+from fractions import Fraction
 from typing import Final, NewType
 
 from vmmsim.errors import BadInput
@@ -34,7 +38,21 @@ SIZE_2M: Final = 1
 SIZE_1G: Final = 2
 
 _UNITS: Final = {"B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_HERTZ: Final = {"GHZ": 10**9, "MHZ": 10**6, "KHZ": 10**3, "HZ": 1}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SECOND_NS: Final = 10**9
+_DURATION_NS: Final = {
+    "y": 365 * 86400 * _SECOND_NS,
+    "d": 86400 * _SECOND_NS,
+    "h": 3600 * _SECOND_NS,
+    "m": 60 * _SECOND_NS,
+    "s": _SECOND_NS,
+    "ms": 10**6,
+    "us": 10**3,
+    "ns": 1,
+}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|ns|y|d|h|m|s)", re.ASCII)
+_LARGEST: Final = (1 << 63) - 1
 
 
 def size_pages(size: int) -> int:
@@ -46,7 +64,7 @@ def size_number(name: str) -> int:
     """Return 0, 1 or 2 for "4K", "2M" or "1G"; ``BadInput`` for anything else."""
     if name.upper() in SIZE_NAMES:
         return SIZE_NAMES.index(name.upper())
-    raise BadInput(f'"{name}" is not a page size; write 4K, 2M or 1G')
+    raise BadInput(f"{json.dumps(name, ensure_ascii=False)} is not a page size; write 4K, 2M or 1G")
 
 
 def address_bits(levels: int) -> int:
@@ -65,7 +83,8 @@ def page_number(address: int, levels: int = 4) -> Gvpn:
     if not is_canonical(address, levels):
         bits = address_bits(levels)
         raise BadInput(
-            f"{address:#x} is not a canonical address of {levels}-level tables; bits 63 to {bits - 1} must be equal"
+            f"{address:#x} is not a canonical address of {levels}-level tables; "
+            f"bits 63 to {bits - 1} must be equal"
         )
     return Gvpn((address >> PAGE_BITS) & ((1 << (TABLE_BITS * levels)) - 1))
 
@@ -80,11 +99,15 @@ def virtual_address(gvpn: int, levels: int = 4) -> int:
 
 def parse_bytes(text: str) -> int:
     """Return the bytes that "64GiB", "512 MiB" or "4096" mean; ``BadInput`` for anything else."""
-    match = _SIZE.fullmatch(text)
-    scale = _UNITS.get((match[2] or "B").upper()) if match else None
-    if match is None or scale is None or (value := float(match[1]) * scale) != int(value):
-        raise BadInput(f'"{text}" is not a size; write e.g. "64GiB"')
-    return int(value)
+    return _parse_quantity(text, _UNITS, "B", 'a size; write e.g. "64GiB"')
+
+
+def write_bytes(count: int) -> str:
+    """Return ``count`` bytes exactly, in the largest unit that divides it: the inverse of ``parse_bytes``."""
+    for unit, scale in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count and count % scale == 0:
+            return f"{count // scale}{unit}"
+    return f"{count}B"
 
 
 def format_bytes(count: int) -> str:
@@ -93,3 +116,51 @@ def format_bytes(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f}".removesuffix(".0") + f" {unit}"
     return f"{count} bytes"
+
+
+def parse_frequency(text: str) -> int:
+    """Return the hertz that "2.2GHz" means; ``BadInput`` for anything else, a missing unit included."""
+    return _parse_quantity(text, _HERTZ, "", 'a frequency; write e.g. "2.2GHz"')
+
+
+def write_frequency(hertz: int) -> str:
+    """Return ``hertz`` exactly, as "2.2GHz": the inverse of ``parse_frequency``."""
+    unit, scale = next((u, s) for u, s in (("GHz", 10**9), ("MHz", 10**6), ("Hz", 1)) if hertz >= s or s == 1)
+    return f"{(Decimal(hertz) / scale).normalize():f}{unit}"
+
+
+def parse_duration(text: str) -> int:
+    """Return the nanoseconds that "1d2h30m" or "10ms" mean (y is 365 d); ``BadInput`` for anything else.
+
+    Units stand in falling order and each at most once, so that a slip such as "1h2h" is not summed.
+    """
+    parts = _DURATION_PART.findall(text)
+    scales = [_DURATION_NS[unit] for _, unit in parts]
+    numbers = [Fraction(number) for number, _ in parts]
+    total = sum((number * scale for number, scale in zip(numbers, scales, strict=True)), Fraction())
+    well_formed = parts and "".join(number + unit for number, unit in parts) == text.strip()
+    in_order = all(larger > smaller for larger, smaller in itertools.pairwise(scales))
+    if not (well_formed and in_order) or total.denominator != 1 or total > _LARGEST:
+        raise BadInput(
+            f'{json.dumps(text, ensure_ascii=False)} is not a duration; write e.g. "1d2h30m" or "10ms"'
+        )
+    return int(total)
+
+
+def write_duration(nanoseconds: int) -> str:
+    """Return ``nanoseconds`` exactly, as "1d2h30m": the inverse of ``parse_duration``."""
+    text = ""
+    for unit, scale in _DURATION_NS.items():
+        count, nanoseconds = divmod(nanoseconds, scale)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def _parse_quantity(text: str, units: dict[str, int], default_unit: str, wanted: str) -> int:
+    """Return the whole number that ``text`` means, exactly; ``BadInput`` saying that it is not ``wanted``."""
+    match = _QUANTITY.fullmatch(text)
+    scale = units.get((match[2] or default_unit).upper()) if match else None
+    value = Fraction(match[1]) * scale if match and scale else None
+    if value is None or value.denominator != 1 or value > _LARGEST:
+        raise BadInput(f"{json.dumps(text, ensure_ascii=False)} is not {wanted}")
+    return int(value)

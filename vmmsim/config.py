@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Literal
 
 import attrs
 
-from vmmsim.addresses import SIZE_NAMES
+from vmmsim.addresses import SIZE_NAMES, format_bytes
+from vmmsim.errors import BadInput, Problem
 
 Sureness = Literal["read", "derived", "recalled", "assumed"]
 """How sure a number is: read in its source, derived from one, recalled without re-reading, or assumed."""
 
 
+_LARGEST_ARRAY: Final = 1 << 20
+"""Most entries of one array: far above any hardware, and a slip of the pen still fits in memory."""
+_LARGEST_CACHE_BYTES: Final = 1 << 32
+
+
 def _power_of_two(count: int) -> bool:
     return count > 0 and count & (count - 1) == 0
+
+
+def _check_sets(entries: int, ways: int) -> None:
+    """Raise ``ValueError`` unless ``entries`` in ``ways`` make a power of two of sets."""
+    if entries < 1 or ways < 1:
+        raise ValueError("entries and ways must be at least 1")
+    if entries > _LARGEST_ARRAY:
+        raise ValueError(f"{entries} entries are more than one array may have, {_LARGEST_ARRAY}")
+    if entries % ways or not _power_of_two(entries // ways):
+        raise ValueError(f"{entries} entries in {ways} ways do not make a power of two of sets")
 
 
 @attrs.frozen(kw_only=True)
@@ -28,12 +45,7 @@ class TlbPart:
     """Page sizes it holds, of "4K", "2M", "1G"; each size lies in at most one part of a level."""
 
     def __attrs_post_init__(self) -> None:
-        if self.entries < 1 or self.ways < 1:
-            raise ValueError("entries and ways must be at least 1")
-        if self.entries % self.ways or not _power_of_two(self.entries // self.ways):
-            raise ValueError(
-                f"{self.entries} entries in {self.ways} ways do not make a power of two of sets"
-            )
+        _check_sets(self.entries, self.ways)
         if not self.pages or len(set(self.pages)) != len(self.pages) or set(self.pages) - set(SIZE_NAMES):
             raise ValueError('pages must name each page size at most once, of "4K", "2M", "1G"')
 
@@ -48,20 +60,15 @@ class TableCache:
     """Associativity; ways = entries is fully associative."""
 
     def __attrs_post_init__(self) -> None:
-        if self.entries < 1 or self.ways < 1:
-            raise ValueError("entries and ways must be at least 1")
-        if self.entries % self.ways or not _power_of_two(self.entries // self.ways):
-            raise ValueError(
-                f"{self.entries} entries in {self.ways} ways do not make a power of two of sets"
-            )
+        _check_sets(self.entries, self.ways)
 
 
 @attrs.frozen(kw_only=True)
 class WalkCache:
     """Walk caches of one dimension, a part for each level of entry that leads to a further table.
 
-    ``l2`` holds page-directory entries, each leading to a leaf table of 4 KiB pages; ``l5`` is of use with five
-    levels only. A part that is absent caches nothing.
+    ``l2`` holds page-directory entries, each leading to a leaf table of 4 KiB pages; ``l5`` is of use with
+    five levels only. A part that is absent caches nothing.
     """
 
     l2: TableCache | None = None
@@ -86,10 +93,15 @@ class DataCache:
     """Latency of a hit, in cycles from the request."""
 
     def __attrs_post_init__(self) -> None:
+        if self.size_bytes < 64 or self.ways < 1:
+            raise ValueError("size must be at least one line of 64 bytes, and ways at least 1")
+        if self.size_bytes > _LARGEST_CACHE_BYTES:
+            raise ValueError(f"size must be at most {format_bytes(_LARGEST_CACHE_BYTES)}")
         lines = self.size_bytes // 64
-        if self.size_bytes % 64 or self.ways < 1 or lines % self.ways or not _power_of_two(lines // self.ways):
+        if self.size_bytes % 64 or lines % self.ways or not _power_of_two(lines // self.ways):
             raise ValueError(
-                f"{self.size_bytes} bytes in {self.ways} ways do not make a power of two of sets of 64-byte lines"
+                f"{format_bytes(self.size_bytes)} in {self.ways} ways do not make a power of two of sets "
+                "of 64-byte lines"
             )
         if self.cycles < 0:
             raise ValueError("cycles must not be negative")
@@ -200,18 +212,29 @@ class Machine:
     """Where the numbers come from, by path of the key; a path stands for all below it."""
 
     def __attrs_post_init__(self) -> None:
-        if self.levels not in (4, 5):
-            raise ValueError(f"levels must be 4 or 5, not {self.levels}")
+        problems = [Problem("", path, message) for path, message in self._contradictions()]
+        if problems:
+            raise BadInput.of(problems)
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        """Yield path and message of everything that the parts, each valid, do not allow together."""
         if self.frequency_hz < 1:
-            raise ValueError("frequency_hz must be at least 1")
+            yield "frequency", "must be at least 1 Hz"
+        if self.levels not in (4, 5):
+            yield "levels", f"must be 4 or 5, not {self.levels}"
         for where in ("l1_data_tlb", "l1_instruction_tlb", "l2_tlb", "nested_tlb"):
             held = [page for part in getattr(self, where) for page in part.pages]
             if len(held) != len(set(held)):
-                raise ValueError(f"{where}: a page size lies in two parts")
+                yield where, "a page size lies in two parts"
             if where.startswith("l1_") and "4K" not in held:
-                raise ValueError(f"{where}: some part must hold 4K pages")
+                yield where, "some part must hold 4K pages"
         if self.nested_tlb and self.switches.ntlb_in_l2:
-            raise ValueError("nested_tlb: switches.ntlb_in_l2 puts nested entries into the L2 TLB instead")
+            yield (
+                "nested_tlb",
+                "switches.ntlb_in_l2 puts nested entries into the L2 TLB instead; use one of them",
+            )
+        if self.switches.ntlb_in_l2 and not self.l2_tlb:
+            yield "switches.ntlb_in_l2", "there is no L2 TLB to put nested entries into"
 
 
 Guest = Literal["walk", "segment"]

@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 import sys
+from typing import Final, cast
 
-import click
 import typer
 
-from vmmsim.cli import output
+from vmmsim.cli import machines, output
 from vmmsim.errors import BadInput
+
+ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""ClickException of the click that typer uses: the installed one, or, in newer typers, one of its own."""
 
 app = typer.Typer(
     name="vmmsim",
     help="Address translation and the life of memory on one virtualized host.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("machines")(machines.machines)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep the commands' names on the command line even while there is only one of them."""
+
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code: 0 done, 1 the result says no, 2 bad input, 130 interrupted."""
+    """Run one command line and return its exit code.
+
+    0 done, 1 the result says no, 2 bad input, 130 interrupted. No arguments are a call for help.
+    """
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        return int(app(arguments or ["--help"], standalone_mode=False) or 0)
     except BadInput as bad:
         output.report(bad, as_json="--json" in arguments)
-    except click.ClickException as bad:
-        output.report(BadInput(bad.format_message()), as_json="--json" in arguments)
-    except (KeyboardInterrupt, click.Abort):
+    except ClickError as bad:
+        output.report(BadInput(_one_line(bad)), as_json="--json" in arguments)
+    except (KeyboardInterrupt, typer.Abort):
         output.say("interrupted")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except OSError as bad:
-        output.report(BadInput(bad.strerror or str(bad), file=bad.filename or ""), as_json="--json" in arguments)
+        problem = BadInput(bad.strerror or str(bad), file=bad.filename or "")
+        output.report(problem, as_json="--json" in arguments)
     return 2
+
+
+def _one_line(bad: BaseException) -> str:
+    """Return what click says of a wrong command line, without the full stop that a problem does not have."""
+    return bad.format_message().rstrip(".")  # type: ignore[attr-defined,no-any-return]
