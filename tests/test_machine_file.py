@@ -148,9 +148,7 @@ def test_what_a_file_changes_loses_the_source_of_the_base(tmp_path: Path) -> Non
 
 
 def test_a_base_gives_a_walk_cache_level_that_it_does_not_have(tmp_path: Path) -> None:
-    machine = load_machine(
-        write(tmp_path, 'base = "zen-4"\nlevels = 5\nwalk_cache.l5 = { entries = 2, ways = 2 }\n')
-    )
+    machine = load_machine(write(tmp_path, 'base = "zen-4"\nlevels = 5\nwalk_cache.l5 = { entries = 2, ways = 2 }\n'))
     assert machine.walk_cache.l5 == TableCache(entries=2, ways=2)
 
 
@@ -227,9 +225,7 @@ BAD: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("old", "new", "said"), BAD)
-def test_a_bad_machine_file_is_refused_with_what_would_be_right(
-    tmp_path: Path, old: str, new: str, said: str
-) -> None:
+def test_a_bad_machine_file_is_refused_with_what_would_be_right(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert GOOD.count(old) == 1
     file = write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(BadInput) as caught:
@@ -238,11 +234,7 @@ def test_a_bad_machine_file_is_refused_with_what_would_be_right(
 
 
 def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path) -> None:
-    bad = (
-        GOOD.replace('"1GHz"', '"1"')
-        .replace("entries = 512", "entries = 2.7")
-        .replace("check = 1", "chek = 1")
-    )
+    bad = GOOD.replace('"1GHz"', '"1"').replace("entries = 512", "entries = 2.7").replace("check = 1", "chek = 1")
     with pytest.raises(BadInput) as caught:
         load_machine(write(tmp_path, bad))
     assert [problem.path for problem in caught.value.problems] == ["frequency", "l2_tlb[0].entries", "cycles"]

@@ -52,9 +52,7 @@ def problems_of(text: str) -> list[str]:
 
 
 def test_a_unit_goes_from_the_name_of_a_field_into_its_value() -> None:
-    box = read(
-        'vcpus = 2\nclock = "2.2GHz"\nboot = "1d2h30m"\ndisk = { size = "64GiB", kind = "ssd" }\nshare = 1'
-    )
+    box = read('vcpus = 2\nclock = "2.2GHz"\nboot = "1d2h30m"\ndisk = { size = "64GiB", kind = "ssd" }\nshare = 1')
     assert box == Box(
         vcpus=2,
         clock_hz=2_200_000_000,
@@ -65,9 +63,7 @@ def test_a_unit_goes_from_the_name_of_a_field_into_its_value() -> None:
 
 
 def test_what_is_written_out_reads_back_the_same() -> None:
-    box = Box(
-        vcpus=1, boot_ns=90 * 10**9, disks=(Disk(size_bytes=4097),), arms={"no filter": Disk(size_bytes=8192)}
-    )
+    box = Box(vcpus=1, boot_ns=90 * 10**9, disks=(Disk(size_bytes=4097),), arms={"no filter": Disk(size_bytes=8192)})
     assert strict.structure(Box, strict.unstructure(box)) == box
 
 
@@ -86,8 +82,7 @@ def test_what_is_written_out_reads_back_the_same() -> None:
         ("vcpus = 1\nboot_ns = 2", 'unknown key "boot_ns"; did you mean "boot"?'),
         (
             "vcpus = 1\nzzz = 2",
-            'unknown key "zzz"; known: "vcpus", "clock", "boot", "share", "swap", "name", '
-            '"disk", "disks", "arms"',
+            'unknown key "zzz"; known: "vcpus", "clock", "boot", "share", "swap", "name", "disk", "disks", "arms"',
         ),
         ("vcpus = 1\nboot = 20", 'boot: 20 is not a duration; write e.g. "1d2h30m" or "10ms"'),
         ('vcpus = 1\nboot = "1h2h"', 'boot: "1h2h" is not a duration; write e.g. "1d2h30m" or "10ms"'),
@@ -151,9 +146,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab9 \n\x1b", max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["vcpus", "disk", "disks", "arms", "size", "kind", "boot", "a.b"]), inner
-        )
+        | st.dictionaries(st.sampled_from(["vcpus", "disk", "disks", "arms", "size", "kind", "boot", "a.b"]), inner)
     ),
     max_leaves=8,
 )

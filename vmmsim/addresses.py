@@ -83,8 +83,7 @@ def page_number(address: int, levels: int = 4) -> Gvpn:
     if not is_canonical(address, levels):
         bits = address_bits(levels)
         raise BadInput(
-            f"{address:#x} is not a canonical address of {levels}-level tables; "
-            f"bits 63 to {bits - 1} must be equal"
+            f"{address:#x} is not a canonical address of {levels}-level tables; bits 63 to {bits - 1} must be equal"
         )
     return Gvpn((address >> PAGE_BITS) & ((1 << (TABLE_BITS * levels)) - 1))
 
@@ -141,9 +140,7 @@ def parse_duration(text: str) -> int:
     well_formed = parts and "".join(number + unit for number, unit in parts) == text.strip()
     in_order = all(larger > smaller for larger, smaller in itertools.pairwise(scales))
     if not (well_formed and in_order) or total.denominator != 1 or total > _LARGEST:
-        raise BadInput(
-            f'{json.dumps(text, ensure_ascii=False)} is not a duration; write e.g. "1d2h30m" or "10ms"'
-        )
+        raise BadInput(f'{json.dumps(text, ensure_ascii=False)} is not a duration; write e.g. "1d2h30m" or "10ms"')
     return int(total)
 
 

@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import llvmlite
 import numba
-from numba.core import config, types
+from numba.core import config as numba_config
+from numba.core import types
 from numba.extending import intrinsic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+config: Any = numba_config
+"""numba sets its variables at run time, where the type checker does not see them."""
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -102,11 +106,12 @@ def _numba_cache_at(folder: Path) -> Iterator[None]:
 def _for_all_values(dispatcher: Any) -> Any:
     """Keep numba from compiling a kernel anew for each constant that some caller passes it."""
     if not INTERPRETED:
+        unliteral: Any = types.unliteral
         template = dispatcher.get_call_template
 
         def get_call_template(arguments: Any, keywords: Any) -> Any:
-            plain = {name: types.unliteral(kind) for name, kind in keywords.items()}
-            return template(tuple(map(types.unliteral, arguments)), plain)
+            plain = {name: unliteral(kind) for name, kind in keywords.items()}
+            return template(tuple(map(unliteral, arguments)), plain)
 
         dispatcher.get_call_template = get_call_template
     return dispatcher
@@ -135,7 +140,7 @@ if INTERPRETED:
 
 else:
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def apart(typing_context: Any) -> Any:
         """Keep the kernel that calls this out of its callers' machine code.
 
@@ -167,14 +172,15 @@ if INTERPRETED or CHECKED:
 
 else:
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def bare(typing_context: Any, array: Any) -> Any:
         """Return ``array`` as inner kernels take it: a bare pointer to its items.
 
         An array argument is seven words and two reference counts at each call; a pointer is one word and none, which
         makes the difference between a fifth of C's speed and all of it. The caller keeps the array alive.
         """
-        pointer = types.CPointer(array.dtype)
+        pointer: Any = types.CPointer  # not typed
+        pointer = pointer(array.dtype)
 
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return context.make_array(array)(context, builder, arguments[0]).data

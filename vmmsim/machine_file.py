@@ -126,9 +126,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
-def _merged_sources(
-    below: Mapping[str, Any], own: Mapping[str, Any], changed: list[str], label: str
-) -> dict[str, Any]:
+def _merged_sources(below: Mapping[str, Any], own: Mapping[str, Any], changed: list[str], label: str) -> dict[str, Any]:
     """Return the sources of a changed machine: what ``changed`` covers never keeps the source of the base."""
     unsaid = {"source": f"{label}, which does not say where it comes from", "sure": "assumed"}
     kept = {key: source for key, source in below.items() if not any(_covers(path, key) for path in changed)}

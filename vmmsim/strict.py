@@ -48,9 +48,7 @@ class Unit(NamedTuple):
 UNITS: Final = {
     "_bytes": Unit(addresses.parse_bytes, addresses.write_bytes, 'a size; write e.g. "64GiB"'),
     "_hz": Unit(addresses.parse_frequency, addresses.write_frequency, 'a frequency; write e.g. "2.2GHz"'),
-    "_ns": Unit(
-        addresses.parse_duration, addresses.write_duration, 'a duration; write e.g. "1d2h30m" or "10ms"'
-    ),
+    "_ns": Unit(addresses.parse_duration, addresses.write_duration, 'a duration; write e.g. "1d2h30m" or "10ms"'),
 }
 """The ends of field names that are units."""
 

@@ -60,9 +60,7 @@ def test_json_of_one_machine_has_every_value_with_its_source(capsys: pytest.Capt
     assert all(row["source"] for row in machine["values"])
 
 
-def test_a_bad_file_ends_with_2_and_a_line_for_each_mistake(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_file_ends_with_2_and_a_line_for_each_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bad.toml"
     file.write_text('base = "skylake"\nlevels = 4.5\ntitel = "x"\n', encoding="utf-8")
     assert run(["machines", str(file)]) == 2
@@ -107,9 +105,7 @@ def test_new_writes_a_start_and_never_over_a_file(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err.endswith(f"vmmsim: {mine}: exists already; nothing was written\n")
 
 
-def test_new_without_a_machine_says_what_to_choose_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_new_without_a_machine_says_what_to_choose_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["machines", "--new", str(tmp_path / "mine.toml")]) == 2
     assert "sandy-bridge-2012, sapphire-rapids, skylake, zen-4" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -25,9 +25,7 @@ def machines(
     ] = None,
     new: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", show_default=False, help="Write the machine's TOML to FILE, to be changed."
-        ),
+        typer.Option(metavar="FILE", show_default=False, help="Write the machine's TOML to FILE, to be changed."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -66,8 +64,7 @@ def _described(machine: str | None) -> list[dict[str, Any]]:
         return [_short(load_machine(name)) for name in machine_names()]
     loaded = load_machine(machine)
     rows = [
-        {"path": path, "value": value, "source": source, "sure": sure}
-        for path, value, source, sure in _rows(loaded)
+        {"path": path, "value": value, "source": source, "sure": sure} for path, value, source, sure in _rows(loaded)
     ]
     return [{**_short(loaded), "values": rows}]
 
@@ -85,8 +82,7 @@ def _short(machine: Machine) -> dict[str, Any]:
 def _parts(parts: tuple[TlbPart, ...]) -> str:
     """Return a TLB in short: "64/4 4K, 32/4 2M, 4 1G"; without ways where it is fully associative."""
     return ", ".join(
-        f"{part.entries}{f'/{part.ways}' if part.ways < part.entries else ''} {'+'.join(part.pages)}"
-        for part in parts
+        f"{part.entries}{f'/{part.ways}' if part.ways < part.entries else ''} {'+'.join(part.pages)}" for part in parts
     )
 
 
@@ -103,9 +99,7 @@ def _rows(machine: Machine) -> list[tuple[str, Any, str | None, str | None]]:
 
 def _listed() -> Table:
     table = _table("name", "title", "L1 data", "L1 instruction", "L2")
-    table.caption = (
-        "TLBs as entries/ways and page sizes. vmmsim machines NAME shows every number, and its source."
-    )
+    table.caption = "TLBs as entries/ways and page sizes. vmmsim machines NAME shows every number, and its source."
     for short in _described(None):
         table.add_row(*short.values())
     return table

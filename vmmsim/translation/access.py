@@ -155,9 +155,7 @@ def l1_miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: in
 
 
 @kernel
-def miss(
-    core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, covered: int, why: int
-) -> int:
+def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, covered: int, why: int) -> int:
     """Translate by segment and walk what no TLB level could: guest dimension, nested dimension, class, fill.
 
     covered  1 or 0 if the guest segment was compared already, UNDECIDED if not

@@ -33,7 +33,12 @@ FIELD_MASK_LINE: Final = 63
 
 
 def pack(
-    gvpn: ArrayLike, is_write: ArrayLike = 0, *, is_fetch: ArrayLike = 0, line: ArrayLike = 0, again: ArrayLike = 0
+    gvpn: ArrayLike,
+    is_write: ArrayLike = 0,
+    *,
+    is_fetch: ArrayLike = 0,
+    line: ArrayLike = 0,
+    again: ArrayLike = 0,
 ) -> NDArray[np.int64]:
     """Return the int64[n] chunk of n accesses; arguments are int or bool arrays of one shape, or scalars."""
     parts = (gvpn, line, again, is_fetch, is_write)

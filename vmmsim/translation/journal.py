@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from vmmsim.jit import apart, inlined, kernel
 from vmmsim.translation.recency import (
     FILLED,
-    LINE_FILLED,
-    LINE_TOUCHED,
     REPLACED,
     TABLE_WRITTEN,
     TOUCHED,
@@ -96,7 +94,7 @@ def roll_back(core: Core, cells: Cells, pool: Pool) -> None:
             _shift_back(cells, at + ways, ways - 1)
             cells[at + ways - 1] = old
             cells[at + 2 * ways - 1] = old_value
-        elif what == LINE_TOUCHED or what == LINE_FILLED:
+        else:  # LINE_TOUCHED or LINE_FILLED
             _shift_back(cells, at, old)
             cells[at + old] = old_value
     core.journal_length = 0

@@ -129,9 +129,7 @@ def map_pages(
 
 
 @kernel
-def translate_pages(
-    pool: Pool, root: int, levels: int, pages: NDArray[np.int64], frames: NDArray[np.int64]
-) -> None:
+def translate_pages(pool: Pool, root: int, levels: int, pages: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
     """Write to ``frames`` (int64[n]) the frame of each page, -1 where it is not mapped. No access bit changes."""
     for i in range(pages.size):
         place, level = find_leaf(pool, root, levels, pages[i])
@@ -142,7 +140,12 @@ def translate_pages(
 
 @kernel
 def list_leaves(
-    pool: Pool, root: int, levels: int, pages: NDArray[np.int64], places: NDArray[np.int64], sizes: NDArray[np.int64]
+    pool: Pool,
+    root: int,
+    levels: int,
+    pages: NDArray[np.int64],
+    places: NDArray[np.int64],
+    sizes: NDArray[np.int64],
 ) -> int:
     """Write first page, place in the pool and size of every leaf, in address order; return how many there are.
 
@@ -291,7 +294,8 @@ class PageTable:
         """Map until done or out of tables, at least one page. Spare tables, never more than 4, are kept."""
         short = self.levels - 1 - size - self._spare[0].size
         if short > 0:
-            self._spare = tuple(np.concatenate(pair) for pair in zip(self._spare, self._supply(short), strict=True))
+            nodes, frames_of_nodes = self._supply(short)
+            self._spare = np.append(self._spare[0], nodes), np.append(self._spare[1], frames_of_nodes)
         nodes, frames_of_nodes = self._spare
         done, used, why = map_pages(
             self.pool.entries, self.root, self.levels, pages, frames, size, flags, nodes, frames_of_nodes
@@ -354,6 +358,16 @@ class PageTable:
         if not self.pool.entries[place] & PRESENT:
             raise KeyError(f"page {page:#x} is not mapped")
         return int(place), int(level)
+
+    def table_at(self, page: int, level: int) -> int | None:
+        """Return the frame of the table that the entry of ``level`` for ``page`` leads to, or None."""
+        node = self.root
+        for above in range(self.levels, level - 1, -1):
+            entry = int(self.pool.entries[slot(node, page, above)])
+            if not entry & PRESENT or entry & LEAF:
+                return None
+            node = node_of(entry)
+        return int(frame_of(entry))
 
     def leaves(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return int64[n] each, in address order: first page, entry and size number of every leaf."""

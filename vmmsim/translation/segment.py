@@ -89,5 +89,3 @@ def _any_escape(core: Core, pool: Pool, dimension: int, first: int, pages: int) 
         if pool[start + (block >> 5)] >> (block & 31) & 1:
             return True
     return False
-
-

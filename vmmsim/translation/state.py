@@ -106,7 +106,6 @@ CACHE_PART: Final = NESTED_PART + 6
 PARTS: Final = CACHE_PART + 4
 
 
-
 class Step(IntEnum):
     """What one line of the walk log tells."""
 

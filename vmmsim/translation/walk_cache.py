@@ -28,9 +28,7 @@ def prefix_key(space: int, page: int, level: int) -> int:
 
 
 @kernel
-def look_up_table(
-    core: Core, cells: Cells, first: int, space: int, page: int, top: int
-) -> tuple[int, int]:
+def look_up_table(core: Core, cells: Cells, first: int, space: int, page: int, top: int) -> tuple[int, int]:
     """Return (level, value): the lowest cached level of entry for ``page``, below level ``top`` + 1, and its value.
 
     The entry is touched. (0, NOT_CACHED) if no level holds one.
