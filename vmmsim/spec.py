@@ -1,6 +1,6 @@
 """The translation machine once more, in dicts and lists: slow, obvious, the judge of the compiled kernels.
 
-It follows docs/engine.md rule by rule, under that page's headings, and shares no code with the kernels. Pages,
+It follows docs/engine.md rule by rule, under its headings, and shares no code with the kernels. Pages,
 frames and ranges [start, end) count 4 KiB pages; a size is a number: 0, 1, 2 for 4K, 2M, 1G.
 """
 
@@ -106,7 +106,9 @@ class SpecTable:
         """Map an absent page. A large leaf may replace a table that maps nothing, which then is gone."""
         if page % size_pages(size) or frame % size_pages(size):
             raise ValueError(f"page {page:#x} and frame {frame:#x} must be aligned to {SIZE_NAMES[size]}")
-        below = [key for key in self.entries if key[0] <= size and _under(key, size + 1, page)]
+        below = [
+            key for key in (self.entries if size else ()) if key[0] <= size and _under(key, size + 1, page)
+        ]
         if self.leaf(page) or any(self.entries[key].leaf for key in below):
             raise ValueError(f"page {page:#x} is mapped already, or part of it")
         for key in below:
@@ -182,7 +184,10 @@ class SpecSegment:
         start, end = _extent(page, size)
         if (start, size) not in self._allowed:  # asked once, because a filter may be slow
             fits = self.base <= start and end <= self.limit and self.offset % size_pages(size) == 0
-            self._allowed[start, size] = fits and all(map(self.covers, range(start, end)))
+            suspects = (
+                range(start, end) if self.filter else (page for page in self.members if start <= page < end)
+            )
+            self._allowed[start, size] = fits and all(map(self.covers, suspects))
         return self._allowed[start, size]
 
 
