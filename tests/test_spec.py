@@ -310,8 +310,6 @@ def test_an_l2_hit_is_cut_to_what_the_l1_holds() -> None:
     assert world.core.counters["l2_hits"] == world.core.counters["cold_fills"] == 1
     tag = ("combined", 1, 1, 1)
     assert world.core.contents()["l1_data_tlb"] == {
-        0: [(tag, 0, PAGE + 9, DATA + SHIFT + 9, False, False, True)]
-    } or world.core.contents()["l1_data_tlb"] == {
         0: [(tag, 0, PAGE + 9, DATA + SHIFT + 9, True, False, True)]
     }
 
@@ -431,8 +429,8 @@ def test_walks_cost_their_references_checks_and_hits() -> None:
     before = dict(world.core.counters)
     world.core.access(PAGE + 1)
     counted = difference(before, world.core.counters)
-    # The leaf table's line was the last but one in its set of the first level.
-    assert counted["walk_cycles"] in (4 + 100 + 10, 14 + 100 + 10)
+    # The leaf table's line is the last but one that its set of the first level was filled with.
+    assert counted["walk_cycles"] == 4 + 100 + 10
     world.core.check()
     before = dict(world.core.counters)
     world.core.access(PAGE + 1, again=5)
@@ -502,7 +500,7 @@ SWITCHES = st.fixed_dictionaries(
 ACCESS = (st.sampled_from(PAGES), st.sampled_from(["read", "write", "fetch"]), st.integers(0, 3))
 ACCESSES = st.lists(st.tuples(*ACCESS), min_size=25, max_size=50)
 VIRTUAL = [name for name in MODES if not name.startswith("native")]
-JUDGED = settings(deadline=None, max_examples=60, database=None, derandomize=True)
+JUDGED = settings(deadline=None, max_examples=40, database=None, derandomize=True)
 
 
 def do(core: SpecCore, page: int, kind: str, line: int) -> Outcome:
@@ -664,7 +662,7 @@ def test_vmm_direct_references_what_native_references_access_by_access() -> None
         seen.update({name: native.counters[name] for name in same})
 
     equal()
-    assert all(seen[name] > 50 for name in same), seen
+    assert all(seen[name] > 30 for name in same), seen
 
 
 def test_segments_with_base_at_limit_reproduce_base_bit_for_bit() -> None:
