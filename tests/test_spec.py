@@ -330,6 +330,42 @@ def test_a_write_sets_dirty_bits_once_by_a_rewalk() -> None:
     world.core.check()
 
 
+def test_an_entry_is_dirty_only_if_both_leaves_are() -> None:
+    for guest_dirty, nested_dirty in itertools.product((False, True), repeat=2):
+        world = World(toy()).load("base")
+        world.guest.protect(PAGE, dirty=guest_dirty)
+        world.nested.protect(DATA, dirty=nested_dirty)
+        world.core.access(PAGE)
+        world.core.access(PAGE, write=True)
+        assert world.core.counters["dirty_walks"] == (not (guest_dirty and nested_dirty))
+
+
+def test_a_rewalk_drops_the_copies_it_was_refused_by() -> None:
+    world = World(toy(l2_tlb=ALL_SIZES)).load("base")
+    world.core.access(PAGE)
+    world.guest.protect(PAGE, is_global=True)
+    world.core.access(PAGE, write=True)
+    for name in ("l1_data_tlb", "l2_tlb"):
+        assert [entry[0] for entry in world.core.contents()[name][0]] == [("combined", 1, None, 1)]
+
+
+def test_a_guest_page_invalidation_reaches_global_entries_of_its_vpid() -> None:
+    world = World(toy()).load("base")
+    world.guest.protect(PAGE, is_global=True)
+    world.core.access(PAGE)
+    world.core.invalidate_context(1, 1)
+    world.core.invalidate_page(2, 1, PAGE)
+    assert world.core.contents()["l1_data_tlb"]
+    world.core.invalidate_page(1, 7, PAGE)
+    assert not world.core.contents()["l1_data_tlb"]
+
+
+def test_the_root_is_in_no_walk_cache() -> None:
+    world = World(toy(walk_cache=WalkCache(l5=TableCache(entries=1, ways=1)))).load("base")
+    world.core.access(PAGE)
+    assert not world.core.contents()["walk_cache_l5"]
+
+
 def test_without_nested_dirty_bits_they_are_left_alone_and_count_as_dirty() -> None:
     world = World(toy(switches=Switches(ept_accessed_dirty=False))).load("base")
     world.core.access(PAGE, write=True)
