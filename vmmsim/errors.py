@@ -20,7 +20,7 @@ class Problem:
         return ": ".join(part for part in (self.file, self.path, self.message) if part)
 
 
-class BadInput(ValueError):  # noqa: N818
+class BadInput(ValueError):
     """Raised for anything wrong with what the user gave; the command line turns it into exit 2.
 
     ``problems`` holds every mistake found, in the order of the input: one line each, no traceback.

@@ -281,7 +281,7 @@ class Engine:
         return audit.contents(self.machine, held.record, held.cells, names, eptps)
 
     def check(self) -> None:
-        """Recount from scratch and assert: tables are trees, sets are in order, entries are true, counters reconcile."""
+        """Recount from scratch and assert: tables are trees, sets are in order, entries true, counters reconciled."""
         for registers in self._loaded.values():
             registers.guest_table.check()
             if registers.nested_table is not None:
