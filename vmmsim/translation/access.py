@@ -166,7 +166,7 @@ def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, 
     if covered == UNDECIDED:
         covered = 1 if core.kind[GUEST] == SEGMENT and covers(core, GUEST, gvpn) else 0
     if covered:
-        guest = answer(gvpn + core.offset[GUEST], 2, RIGHTS)
+        guest = answer(gvpn + core.segment_offset[GUEST], 2, RIGHTS)
         log(core, Step.GUEST_CHECK, 0, gvpn, -1, guest >> ANSWER_FRAME_SHIFT)
         core.pending[Count.BASE_BOUND_CHECKS] += 1
     else:

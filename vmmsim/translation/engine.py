@@ -123,10 +123,10 @@ class Engine:
     def _load_segment(self, record: Any, dimension: int, segment: Segment | None) -> None:
         record.filter_banks[dimension] = record.members_count[dimension] = 0
         if segment is None:
-            record.base[dimension] = record.limit[dimension] = record.offset[dimension] = 0
+            record.segment_base[dimension] = record.segment_limit[dimension] = record.segment_offset[dimension] = 0
             return
-        record.base[dimension], record.limit[dimension] = segment.base, segment.limit
-        record.offset[dimension] = segment.offset
+        record.segment_base[dimension], record.segment_limit[dimension] = segment.base, segment.limit
+        record.segment_offset[dimension] = segment.offset
         if segment.filter is not None:
             segment.filter.load(record, dimension)
             if segment.filter.members:

@@ -24,9 +24,9 @@ ESCAPED = 3
 @inlined
 def compare(core: Core, dimension: int, page: int) -> int:
     """Return what the segment of ``dimension`` says of ``page``: OFF, COVERED, OUTSIDE or ESCAPED."""
-    if core.kind[dimension] != SEGMENT or core.base[dimension] >= core.limit[dimension]:
+    if core.kind[dimension] != SEGMENT or core.segment_base[dimension] >= core.segment_limit[dimension]:
         return OFF
-    if page < core.base[dimension] or page >= core.limit[dimension]:
+    if page < core.segment_base[dimension] or page >= core.segment_limit[dimension]:
         return OUTSIDE
     if core.filter_banks[dimension] > 0 and filter_hits(core, dimension, page):
         return ESCAPED
@@ -70,9 +70,9 @@ def largest_size(core: Core, pool: Pool, dimension: int, page: int, most: int) -
     for size in range(most, 0, -1):
         pages = 1 << 9 * size
         first = page & -pages
-        if first < core.base[dimension] or first + pages > core.limit[dimension]:
+        if first < core.segment_base[dimension] or first + pages > core.segment_limit[dimension]:
             continue
-        if core.offset[dimension] & (pages - 1) == 0 and not _any_escape(core, pool, dimension, first, pages):
+        if core.segment_offset[dimension] & (pages - 1) == 0 and not _any_escape(core, pool, dimension, first, pages):
             return size
     return 0
 
@@ -84,7 +84,7 @@ def _any_escape(core: Core, pool: Pool, dimension: int, first: int, pages: int) 
     if core.filter_banks[dimension] == 0 or core.members_count[dimension] == 0:
         return False
     start = core.escape_map[dimension]
-    origin = core.base[dimension] >> 9
+    origin = core.segment_base[dimension] >> 9
     for block in range((first >> 9) - origin, ((first + pages) >> 9) - origin):
         if pool[start + (block >> 5)] >> (block & 31) & 1:
             return True

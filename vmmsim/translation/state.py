@@ -144,9 +144,9 @@ CORE: Final = np.dtype(
     [
         # registers of the vCPU that runs
         ("kind", np.int64, (2,)),
-        ("base", np.int64, (2,)),
-        ("limit", np.int64, (2,)),
-        ("offset", np.int64, (2,)),
+        ("segment_base", np.int64, (2,)),
+        ("segment_limit", np.int64, (2,)),
+        ("segment_offset", np.int64, (2,)),
         ("root", np.int64, (2,)),
         ("root_frame", np.int64, (2,)),
         ("levels", np.int64, (2,)),

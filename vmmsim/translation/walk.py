@@ -157,7 +157,7 @@ def translate_nested(core: Core, cells: Cells, pool: Pool, gfn: int, is_write: b
         return answer(gfn, 2, RIGHTS)
     if covers(core, NESTED, gfn):
         core.pending[Count.BASE_BOUND_CHECKS] += 1
-        hfn = gfn + core.offset[NESTED]
+        hfn = gfn + core.segment_offset[NESTED]
         log(core, Step.VMM_CHECK, 0, gfn, -1, hfn)
         return answer(hfn, 2, RIGHTS) | ANSWER_COVERED
     return nested_by_table(core, cells, pool, gfn, is_write, is_table)
