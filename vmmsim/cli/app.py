@@ -8,6 +8,7 @@ import click
 import typer
 
 from vmmsim.cli import output
+from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(trace_app, name="trace")
 
 
 def run(arguments: list[str]) -> int:

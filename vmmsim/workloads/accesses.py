@@ -46,13 +46,19 @@ class Accesses(NamedTuple):
         """Return the accesses of the kinds asked for, in the same order."""
         if kinds == "all":
             return self
-        keep = np.flatnonzero((self.kind == FETCH) == (kinds == "instructions"))
+        return self._at(np.flatnonzero((self.kind == FETCH) == (kinds == "instructions")))
+
+    def first(self, count: int) -> Accesses:
+        """Return the first ``count`` accesses, all if there are fewer."""
+        return self if count >= self.address.size else self._at(np.arange(count))
+
+    def _at(self, which: NDArray[np.intp]) -> Accesses:
         return Accesses(
-            self.address[keep],
-            self.kind[keep],
-            None if self.size is None else self.size[keep],
-            lambda i: self.where(int(keep[i])),
-            None if self.weight is None else self.weight[keep],
+            self.address[which],
+            self.kind[which],
+            None if self.size is None else self.size[which],
+            lambda i: self.where(int(which[i])),
+            None if self.weight is None else self.weight[which],
         )
 
 
