@@ -35,7 +35,8 @@ class Progress:
             return
         self._said = now
         seconds = now - self._started
-        line = f"{self._verb}: {done:,} {self._unit}, {seconds:.0f} s, {done / seconds / 1e6:.1f} million a second"
+        rate = done / seconds / 1e6
+        line = f"{self._verb}: {done:,} {self._unit} in {seconds:.0f} s, {rate:.1f} million a second"
         if self._terminal:
             print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
             self._width = len(line)

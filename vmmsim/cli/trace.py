@@ -23,15 +23,18 @@ _In = Annotated[Path, typer.Argument(help="Trace, in any format that is read.", 
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 _DataOnly = Annotated[bool, typer.Option("--data-only", help="Leave out instruction fetches.")]
-_Levels = Annotated[int, typer.Option("--levels", min=4, max=5, help="Levels of the traced machine's page tables.")]
-_Format = Annotated[str | None, typer.Option("--format", help="Format of TRACE, where its content does not tell.")]
+_Levels = Annotated[int, typer.Option("--levels", min=4, max=5, help="Levels of page tables of its machine.")]
+_Format = Annotated[
+    str | None, typer.Option("--format", help="Format of TRACE, if its content does not tell.")
+]
 
 
 @trace_app.command("record", context_settings={"allow_interspersed_args": True})
 def record_command(
     out: _Out,
-    command: Annotated[list[str], typer.Argument(help="Program and arguments, after --.", metavar="-- CMD...")],
+    command: Annotated[list[str], typer.Argument(help="Program and its arguments.", metavar="-- CMD...")],
     limit: Annotated[int | None, typer.Option("--limit", help="Stop after this many accesses.")] = None,
+    skip: Annotated[int, typer.Option("--skip", help="Leave out this many accesses first.")] = 0,
     data_only: _DataOnly = False,
     force: _Force = False,
     as_json: _Json = False,
@@ -42,8 +45,9 @@ def record_command(
     """
     from vmmsim.workloads.record import record
 
+    kinds = _kinds(data_only)
     with Progress("recording", "accesses") as progress:
-        made = record(command, out, limit=limit, kinds=_kinds(data_only), force=force, progress=progress)
+        made = record(command, out, limit=limit, skip=skip, kinds=kinds, force=force, progress=progress)
     if made.interrupted:
         output.say("interrupted: the trace holds what was recorded until then")
     elif made.exit_code:
@@ -115,7 +119,9 @@ def _say_written(out: Path, counts: Counts) -> None:
     from vmmsim.addresses import format_bytes
 
     size = out.stat().st_size
-    output.say(f"{counts.accesses:,} accesses in {format_bytes(size)}, {size / counts.accesses:.2f} bytes each")
+    output.say(
+        f"{counts.accesses:,} accesses in {format_bytes(size)}, {size / counts.accesses:.2f} bytes each"
+    )
     print(out)
 
 

@@ -22,7 +22,7 @@ Kinds = Literal["data", "instructions", "all"]
 READ: Final = 0
 WRITE: Final = 1
 MODIFY: Final = 2
-"""A load and a store of one instruction: one translation, a write, because the store is what permissions check."""
+"""A load and a store of one instruction: one translation, a write, since that is what permissions check."""
 FETCH: Final = 3
 
 _FLAGS: Final = np.array([0, WRITE_FLAG, WRITE_FLAG, FETCH_FLAG], dtype=np.int64)
@@ -48,9 +48,11 @@ class Accesses(NamedTuple):
             return self
         return self._at(np.flatnonzero((self.kind == FETCH) == (kinds == "instructions")))
 
-    def first(self, count: int) -> Accesses:
-        """Return the first ``count`` accesses, all if there are fewer."""
-        return self if count >= self.address.size else self._at(np.arange(count))
+    def between(self, start: int, end: int | None) -> Accesses:
+        """Return the accesses [start, end), to the last if ``end`` is None or beyond it."""
+        if start == 0 and (end is None or end >= self.address.size):
+            return self
+        return self._at(np.arange(self.address.size)[start:end])
 
     def _at(self, which: NDArray[np.intp]) -> Accesses:
         return Accesses(
@@ -63,7 +65,7 @@ class Accesses(NamedTuple):
 
 
 def translations(block: Accesses, *, levels: int, file: object) -> tuple[NDArray[np.int64], tuple[int, int]]:
-    """Return the packed accesses of ``block``, and the page crossings among its data accesses and its fetches.
+    """Return the packed accesses of ``block``, and its page crossings: of data accesses, and of fetches.
 
     An access that crosses a page boundary is a second access, to line 0 of the next page; one that crosses
     only a cache line touches its first line only, since both lines lie in the same page. ``BadInput`` at
@@ -77,27 +79,22 @@ def translations(block: Accesses, *, levels: int, file: object) -> tuple[NDArray
         if more.any():
             fetched = int(more[block.kind == FETCH].sum())
             crossings = (int(more.sum()) - fetched, fetched)
-            address, flags = _with_next_pages(block, address, flags, more, levels, file)
+            address, flags = _with_next_pages(block, more, levels, file)
     lines = (address >> LINE_BITS) & ((1 << (address_bits(levels) - LINE_BITS)) - 1)
     return lines << LINE_SHIFT | flags, crossings
 
 
 def _with_next_pages(
-    block: Accesses,
-    address: NDArray[np.int64],
-    flags: NDArray[np.int64],
-    more: NDArray[np.int64],
-    levels: int,
-    file: object,
+    block: Accesses, more: NDArray[np.int64], levels: int, file: object
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return address and flags with ``more[i]`` accesses to the pages that follow inserted after access i."""
+    """Return addresses and flags, access i followed by ``more[i]`` accesses to the pages it goes on in."""
     pieces = more + 1
-    origin = np.repeat(np.arange(address.size), pieces)
+    origin = np.repeat(np.arange(pieces.size), pieces)
     step = np.arange(origin.size) - (np.cumsum(pieces) - pieces)[origin]
-    wide = address[origin]
-    np.copyto(wide, (wide & -PAGE_BYTES) + (step << PAGE_BITS), where=step > 0)
-    _require_canonical(wide, lambda i: block.where(int(origin[i])), levels, file)
-    return wide, flags[origin]
+    address = block.address[origin]
+    np.copyto(address, (address & -PAGE_BYTES) + (step << PAGE_BITS), where=step > 0)
+    _require_canonical(address, lambda i: block.where(int(origin[i])), levels, file)
+    return address, _FLAGS[block.kind[origin]]
 
 
 def _require_canonical(

@@ -61,10 +61,9 @@ class ChampSimTrace(Trace):
 
     @classmethod
     def matches(cls, head: bytes) -> bool:
-        """Tell whether ``head``, the file's first bytes, reads as instructions: there is no header to go by."""
-        records = np.frombuffer(
-            head[: len(head) // cls.record.itemsize * cls.record.itemsize], dtype=cls.record
-        )
+        """Tell whether ``head``, the file's first bytes, reads as instructions; there is no header."""
+        whole = len(head) // cls.record.itemsize
+        records = np.frombuffer(head, dtype=cls.record, count=whole)
         if records.size == 0:
             return False
         flags = (records["is_branch"] <= 1).all() and (records["taken"] <= 1).all()

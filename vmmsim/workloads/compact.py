@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _AGAIN_BITS: Final = AGAIN_MAX << AGAIN_SHIFT
 _HELD_MAX: Final = 1 << 20
-"""Runs held back at most. A program that runs longer than this without a data access has its data run closed, which
-is exact too: the next access then starts a run of its own."""
+"""Runs held back at most. A program that goes on longer than this without a data access has its data run
+closed, which is exact too: the next access then starts a run of its own."""
 
 
 def fold(chunk: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -44,7 +44,7 @@ def fold(chunk: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _starts(part: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell which accesses of one kind start a run: another line, or the first write of this stay at the line."""
+    """Tell which accesses of one kind start a run: another line, or the first write of a stay at one."""
     line = part & ~(_AGAIN_BITS | WRITE)
     starts = np.ones(part.size, dtype=bool)
     np.not_equal(line[1:], line[:-1], out=starts[1:])

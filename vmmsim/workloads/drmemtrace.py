@@ -61,7 +61,7 @@ class DrMemTrace(Trace):
             head = next(streams).read(_PREAMBLE * _WIDE.itemsize)
         if is_raw(head):
             raise BadInput(
-                "is the raw output of one thread, neither sorted nor whole; run raw2trace on its directory first",
+                "is the raw output of one thread, unsorted and unfinished; run raw2trace on its directory",
                 file=path,
             )
         self._record = _record_of(head) or _WIDE
@@ -116,7 +116,7 @@ class DrMemTrace(Trace):
         if wrong.any():
             first = int(wrong.argmax())
             raise BadInput(
-                f"a record is of type {types[first]}, which no trace on disk has; it is corrupt, copy it again",
+                f"a record is of type {types[first]}, which no file has; it is corrupt, copy it again",
                 file=stream.name,
                 path=f"byte {offset + first * size}",
             )
@@ -168,7 +168,7 @@ def _file_type(records: NDArray[np.void]) -> int:
 
 
 def is_raw(head: bytes) -> bool:
-    """Tell whether ``head`` begins as a thread's raw file does: an extended entry (type 6) with a small version."""
+    """Tell whether ``head`` begins as a thread's raw file: an extended entry (type 6), a small version."""
     if len(head) < 16:
         return False
     first = int.from_bytes(head[:8], "little")

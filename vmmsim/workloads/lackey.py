@@ -190,7 +190,7 @@ _LAST_BYTES: Final = np.array([((1 << 64) - 1) ^ ((1 << 8 * (8 - n)) - 1) for n 
 def _decimal(
     data: NDArray[np.uint8], starts: NDArray[np.int64], digits: NDArray[np.int64]
 ) -> NDArray[np.int64] | None:
-    """Return the decimal numbers of 1 to 5 digits from ``starts``, or None if one is 0 or has another digit."""
+    """Return the decimal numbers of 1 to 5 digits from ``starts``; None if one is 0 or no such number."""
     value = np.zeros(starts.size, dtype=np.int64)
     which = np.arange(starts.size)
     for position in range(int(digits.max())):

@@ -1,4 +1,4 @@
-"""A NumPy file of addresses: a one-dimensional array of integers, each a read of one byte at that virtual address."""
+"""A NumPy file of addresses: a one-dimensional array of integers, each a read of a byte at that gVA."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
 One row a run, in order, in row groups of about a million, each of which is read by itself:
 
-=========== ======= ==========================================================================================
-``step``    int64   gvpn less that of the previous run of the same sort (data, or fetch); from 0 at the first of
-                    its sort in a row group
+=========== ======= ==========================================================================
+``step``    int64   gvpn less that of the previous run of the same sort (data, or fetch);
+                    from 0 at the first of its sort in a row group
 ``line``    uint8   the 64-byte line within the page
 ``low``     uint16  the twelve lowest bits of the packed run: again, fetch, write
-=========== ======= ==========================================================================================
+=========== ======= ==========================================================================
 
 Each column of a row group is one page under zstd, with a checksum that readers verify: programs repeat
 themselves over tens of thousands of accesses, and shorter pages would hide that from the compressor. The
@@ -46,7 +46,7 @@ _KEY: Final = b"vmmsim.trace"
 _COLUMNS: Final = ("step", "line", "low")
 _LOW: Final = (1 << LINE_SHIFT) - 1
 _LEVEL: Final = 12
-"""zstd's level: on real traces 5 to 10 % smaller files than 9 and as fast to read; 15 takes ten times as long."""
+"""zstd's level: files 5 to 10 % smaller than at 9 and as fast to read; 15 takes ten times as long."""
 
 
 @attrs.frozen(kw_only=True)

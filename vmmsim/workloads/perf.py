@@ -150,7 +150,7 @@ class PerfScriptTrace(_PerfTrace):
         r"(?:.*?\s)?(?P<time>\d+\.\d+):\s+"  # comm, pid/tid and [cpu] stand before it and are not used
         r"(?:(?:\d+\s+)?(?P<event>[^\s:]\S*):\s+)?"
         r"(?P<address>[0-9a-f]{1,16})(?=\s|$)"
-        r"(?:\s+(?P<source>[0-9a-f]+)\s+\|(?P<text>.*)\|[^|\d]*?(?:N/A|No|Yes|[A-Za-z/ ]+?)?(?:\s+(?P<weight>\d+))?(?=\s|$))?"
+        r"(?:\s+[0-9a-f]+\s+\|(?P<source>.*\|[^|0-9]*)(?:(?P<weight>\d+)(?=\s|$))?)?"
     )
 
     @classmethod
@@ -165,6 +165,6 @@ class PerfScriptTrace(_PerfTrace):
         match = self._LINE.match(line)
         if match is None:
             return None
-        told = match["text"]
+        told = match["source"]
         store = "OP STORE" in told if told is not None else "store" in (match["event"] or "")
         return int(match["address"], 16), WRITE if store else READ, int(match["weight"] or 0)

@@ -1,4 +1,4 @@
-"""Which format a trace file is in, told from its content; its name decides only where the content fits two."""
+"""Which format a trace file is in, told from its content; its name decides where the content fits two."""
 
 from __future__ import annotations
 

@@ -52,33 +52,41 @@ def record(
     out: Path,
     *,
     limit: int | None = None,
+    skip: int = 0,
     kinds: Kinds = "all",
     force: bool = False,
     progress: Progress | None = None,
 ) -> Recording:
     """Run ``command`` under valgrind and write its accesses of ``kinds`` to ``out`` as they are made.
 
-    Stops the program after ``limit`` accesses. On Ctrl-C stops it too and keeps what was recorded so far, a whole
-    trace; with nothing recorded yet, and on a second Ctrl-C, raises ``KeyboardInterrupt`` and writes nothing. Children
-    of the program are not recorded. ``BadInput`` if valgrind or the program is missing, if no access was recorded, or
-    as ``save`` raises it.
+    Leaves out the first ``skip`` accesses and stops the program after ``limit`` more. On Ctrl-C stops it
+    too and keeps what was recorded so far, a whole trace; with nothing recorded yet, and on a second
+    Ctrl-C, raises ``KeyboardInterrupt`` and writes nothing. Children of the program are not recorded.
+    ``BadInput`` if valgrind or the program is missing, if no access was recorded, or as ``save`` raises it.
     """
     if not command:
         raise BadInput("give the command to record after --, e.g.: vmmsim trace record ls.parquet -- ls -l")
     if limit is not None and limit < 1:
-        raise BadInput(f"--limit {limit}: must be at least 1 access")
+        raise BadInput("must be at least 1 access", file=f"--limit {limit}")
+    if skip < 0:
+        raise BadInput("must be 0 or more accesses", file=f"--skip {skip}")
     refuse_existing(out, force=force)
     valgrind = _found(command)
     tally = Tally()
     with _interruptible() as stop, _Program(valgrind, command, stop) as program:
         accesses = lackey.parse(program.texts(), file="valgrind's output", live=True)
-        runs = runs_of(_limited(accesses, kinds, limit), kinds, tally, file=out)
+        runs = runs_of(_wanted(accesses, kinds, skip, limit), kinds, tally, file=out)
 
         def about() -> About:
             program.end()
             if limit is not None and tally.accesses >= limit:
                 program.stopped = True  # even if it had ended when we got there: we have not read to the end
-            return About(recorded_as="lackey", command=_shown(command), complete=not program.stopped)
+            return About(
+                recorded_as="lackey",
+                command=_shown(command),
+                complete=not program.stopped,
+                notes=(f"its first {skip:,} accesses are left out",) if skip else (),
+            )
 
         try:
             counts = save(runs, out, tally, about, force=force, progress=progress)
@@ -109,12 +117,14 @@ def _found(command: Sequence[str]) -> str:
             how = "it runs on few versions of macOS; record on Linux instead"
         raise BadInput(f"recording needs valgrind, which is not on the PATH; install it: {how}")
     if shutil.which(command[0]) is None:
-        raise BadInput("no such program, or it may not be run; give its name or path after --", file=command[0])
+        raise BadInput(
+            "no such program, or it may not be run; give its name or path after --", file=command[0]
+        )
     return valgrind
 
 
 def _shown(command: Sequence[str]) -> str:
-    """Return a command as people write it, the program without its directory: that says nothing of the trace."""
+    """Return a command as people write it, the program without its directory."""
     return shlex.join([Path(command[0]).name, *command[1:]])
 
 
@@ -124,16 +134,18 @@ def _ended(exit_code: int | None) -> str:
     return f"the program ended with exit code {exit_code}"
 
 
-def _limited(blocks: Iterator[Accesses], kinds: Kinds, limit: int | None) -> Iterator[Accesses]:
-    """Yield the accesses of ``kinds``, the first ``limit`` of them if that is not None."""
+def _wanted(blocks: Iterator[Accesses], kinds: Kinds, skip: int, limit: int | None) -> Iterator[Accesses]:
+    """Yield the accesses of ``kinds`` but the first ``skip``, and at most ``limit`` unless that is None."""
     for block in blocks:
         wanted = block.only(kinds)
-        if limit is not None:
-            wanted = wanted.first(limit)
-            limit -= wanted.address.size
+        left_out = min(skip, wanted.address.size)
+        skip -= left_out
+        wanted = wanted.between(left_out, None if limit is None else left_out + limit)
         yield wanted
-        if limit == 0:
-            return
+        if limit is not None:
+            limit -= wanted.address.size
+            if limit == 0:
+                return
 
 
 @contextmanager
@@ -169,10 +181,13 @@ class _Program:
         try:
             _widen(log)
             # A child after fork has the log too, but addresses of its own: it must be silent.
-            options = ("--trace-mem=yes", "--basic-counts=no", "--child-silent-after-fork=yes", f"--log-fd={log}")
-            self._process = subprocess.Popen(
-                [valgrind, "--tool=lackey", *options, *command], pass_fds=(log,)
+            options = (
+                "--trace-mem=yes",
+                "--basic-counts=no",
+                "--child-silent-after-fork=yes",
+                f"--log-fd={log}",
             )
+            self._process = subprocess.Popen([valgrind, "--tool=lackey", *options, *command], pass_fds=(log,))
         except BaseException:
             os.close(self._pipe)
             raise

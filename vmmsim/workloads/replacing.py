@@ -15,8 +15,9 @@ from vmmsim.errors import BadInput
 def replacing(target: Path, *, force: bool) -> Iterator[Path]:
     """Give the path of an empty temporary beside ``target``; rename it to that if the block ends well.
 
-    However the block ends otherwise (an error, a full disk, Ctrl-C), the temporary is removed and ``target`` stays
-    as it was. ``BadInput`` if the target exists and not ``force``, or if it cannot be written.
+    However the block ends otherwise (an error, a full disk, Ctrl-C), the temporary is removed and
+    ``target`` stays as it was. ``BadInput`` if the target exists and not ``force``, or if it cannot be
+    written.
     """
     refuse_existing(target, force=force)
     place = Path(os.path.realpath(target))  # a link stays a link

@@ -1,9 +1,10 @@
 """Reuse of pages: of a fully associative LRU TLB of any size, how many accesses miss. Exact, in one pass.
 
-An access hits a TLB of n entries if fewer than n other pages were touched since its page was last (Mattson's
-stack distance). With prev(i) the position of the last access to the page of access i, the distance is the number
-of earlier positions j with prev(j) < prev(i), less the prev(i) + 1 positions up to prev(i), for all of which that
-holds. Counting earlier smaller numbers takes a pass for each bit of the positions.
+An access hits a TLB of n entries if fewer than n other pages were touched since its page was last
+(Mattson's stack distance). With prev(i) the position of the last access to the page of access i, the
+distance is the number of earlier positions j with prev(j) < prev(i), less the prev(i) + 1 positions up to
+prev(i), for all of which that holds. Counting earlier smaller numbers takes a pass for each bit of the
+positions.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Reuse:
     first_touches: int
     """Of these, the first to their page: no TLB of any size would hit."""
     misses: dict[int, int]
-    """Misses by number of entries, first touches included; sizes that hold every page are left out but the first."""
+    """Misses by number of entries, first touches included, up to the first size that holds every page."""
 
 
 class ReuseMeter:
@@ -114,9 +115,10 @@ def _distances(previous: NDArray[np.int64]) -> NDArray[np.int64]:
 def _earlier_smaller(rank: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return for each element of a permutation of 0..n-1 how many smaller ones stand before it.
 
-    Elements are sorted by their bits from the highest, keeping their order among equals. Where two first differ in a
-    bit, the one with 0 is the smaller: so each with a 1 counts the zeros before it in its group. With numbers
-    complete to a power of two, the group of those that share the bits above stands at exactly those positions.
+    Elements are sorted by their bits from the highest, keeping their order among equals. Where two first
+    differ in a bit, the one with 0 is the smaller: so each with a 1 counts the zeros before it in its
+    group. With numbers complete to a power of two, the group of those that share the bits above stands at
+    exactly those positions.
     """
     bits = max(int(rank.size - 1).bit_length(), 1)
     value = np.arange(1 << bits, dtype=np.int32)

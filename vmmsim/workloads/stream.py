@@ -96,7 +96,7 @@ class Stream:
         """Decompressed bytes read so far."""
 
     def read(self, count: int = BLOCK_BYTES) -> bytes:
-        """Return the next ``count`` bytes, fewer only at the end; ``BadInput`` if they cannot be decompressed."""
+        """Return the next ``count`` bytes, fewer only at the end; ``BadInput`` if they are damaged."""
         parts = []
         while count:
             part = self._read_some(count)
@@ -143,7 +143,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Stream]:
-    """Open the file at ``path`` and decompress it as its first bytes say; ``BadInput`` if that needs an extra."""
+    """Open the file at ``path``, decompressing as its first bytes say; ``BadInput`` if an extra is missing."""
     with path.open("rb") as file:
         magic = file.read(16)
         file.seek(0)

@@ -1,4 +1,4 @@
-"""A trace: the accesses of a program that ran, as chunks that the engine takes, from any file that holds them.
+"""A trace: the accesses of a program that ran, as chunks for the engine, from any file that holds them.
 
 ``open_trace`` recognises the format from the content. Memory stays bounded however long a trace is: readers
 decode about a megabyte at a time, and the sets of pages that ``counts`` keeps grow with the footprint, not
@@ -30,7 +30,8 @@ class Trace(ABC):
     """A readable trace. A reader of a format defines ``blocks``; everything else follows from it."""
 
     format: ClassVar[str]
-    """Name of the format: "lackey", "champsim", "champsim-cloudsuite", "drmemtrace", "perf-mem", "perf-script",
+    """Name of the format: "lackey", "champsim", "champsim-cloudsuite", "drmemtrace", "perf-mem",
+    "perf-script",
     "npy" or "vmmsim"."""
     weighted: bool = False
     """True for a sampler's records: a sample of the accesses, not all of them; results must say so."""
@@ -46,7 +47,7 @@ class Trace(ABC):
 
     @abstractmethod
     def blocks(self) -> Iterator[Accesses]:
-        """Yield the accesses as recorded, in order, about a megabyte of the file at a time, from the start."""
+        """Yield the accesses as recorded, in order and from the start, about a megabyte at a time."""
 
     def chunks(self, kinds: Kinds = "data", size: int = CHUNK_RUNS) -> Iterator[NDArray[np.int64]]:
         """Yield the runs of the accesses of ``kinds`` in packed chunks of ``size``, the last one excepted.
@@ -68,7 +69,7 @@ class Trace(ABC):
         return self._counts
 
     def runs(self, kinds: Kinds, tally: Tally | None = None) -> Iterator[NDArray[np.int64]]:
-        """Yield what ``chunks`` yields, in pieces as they come; count it in ``tally``, which is whole at the end."""
+        """Yield what ``chunks`` yields, in pieces as they come; count it in ``tally``, whole at the end."""
         yield from runs_of(self.blocks(), kinds, tally, levels=self.levels, file=self.path)
 
 
@@ -80,7 +81,7 @@ def runs_of(
     levels: int = 4,
     file: object = "",
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the runs of a stream of accesses of ``kinds``; count them in ``tally``, which is whole at the end.
+    """Yield the runs of a stream of accesses of ``kinds``; count them in ``tally``, whole at the end.
 
     ``BadInput``, naming ``file``, at an address that is not canonical and after a stream without such
     accesses.
