@@ -33,6 +33,7 @@ _Format = Annotated[
 def record_command(
     out: _Out,
     command: Annotated[list[str], typer.Argument(help="Program and its arguments.", metavar="-- CMD...")],
+    *,
     limit: Annotated[int | None, typer.Option("--limit", help="Stop after this many accesses.")] = None,
     skip: Annotated[int, typer.Option("--skip", help="Leave out this many accesses first.")] = 0,
     data_only: _DataOnly = False,
@@ -65,6 +66,7 @@ def record_command(
 def convert_command(
     trace: _In,
     out: _Out,
+    *,
     data_only: _DataOnly = False,
     levels: _Levels = 4,
     format: _Format = None,

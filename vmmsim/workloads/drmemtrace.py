@@ -64,10 +64,13 @@ class DrMemTrace(Trace):
                 "is the raw output of one thread, unsorted and unfinished; run raw2trace on its directory",
                 file=path,
             )
-        self._record = _record_of(head) or _WIDE
-        kind = _file_type(
-            np.frombuffer(head[: len(head) // self._record.itemsize * self._record.itemsize], self._record)
-        )
+        record = _record_of(head)
+        if record is None:
+            raise BadInput(
+                "does not begin with drmemtrace's header; copy the trace again", file=path, path="byte 0"
+            )
+        self._record = record
+        kind = _file_type(np.frombuffer(head, record, count=len(head) // record.itemsize))
         self.notes = tuple(
             f"{what}, so that TLB results are not those of the program"
             for bit, what in _FILTERS

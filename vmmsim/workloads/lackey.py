@@ -193,7 +193,7 @@ def _decimal(
     """Return the decimal numbers of 1 to 5 digits from ``starts``; None if one is 0 or no such number."""
     value = np.zeros(starts.size, dtype=np.int64)
     which = np.arange(starts.size)
-    for position in range(int(digits.max())):
+    for position in range(int(digits.max(initial=0))):
         which = which[digits[which] > position]
         digit = data[starts[which] + position] - np.uint8(ord("0"))
         if (digit > 9).any():

@@ -42,14 +42,15 @@ class NpyTrace(Trace):
             start = stream.offset
             while done < self._length:
                 text = stream.read(min(_ADDRESSES_A_BLOCK, self._length - done) * size)
+                whole = len(text) // size
                 if not text or len(text) % size:
                     raise BadInput(
-                        f"ends after {done + len(text) // size} of {self._length} addresses; save the array again",
+                        f"ends after {done + whole} of {self._length} addresses; save the array again",
                         file=self.path,
                         path=f"byte {stream.offset}",
                     )
                 yield self._accesses(np.frombuffer(text, self._type), start, done)
-                done += len(text) // size
+                done += whole
             if stream.read(1):
                 raise BadInput("more follows the array", file=self.path, path=f"byte {stream.offset - 1}")
 
@@ -78,7 +79,7 @@ class NpyTrace(Trace):
             ) from None
         if len(shape) != 1 or kind.kind not in "iu":
             raise BadInput(
-                f"holds an array of {kind} of shape {shape}; a trace is a one-dimensional array of integers",
+                f"holds {kind} of shape {shape}; a trace is a one-dimensional array of integers",
                 file=self.path,
             )
         return int(shape[0]), kind

@@ -143,7 +143,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Stream]:
-    """Open the file at ``path``, decompressing as its first bytes say; ``BadInput`` if an extra is missing."""
+    """Open a file, decompressing as its first bytes say; ``BadInput`` if that needs a missing extra."""
     with path.open("rb") as file:
         magic = file.read(16)
         file.seek(0)
