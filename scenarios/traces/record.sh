@@ -49,34 +49,24 @@ struct node *insert(struct node *n, int key) {
 }
 C
 
-cat > people.sql <<'SQL'
-create table person(id integer primary key, friend, name text);
-create index by_friend on person(friend);
-create index by_name on person(name);
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 60000)
-  insert into person select i, (i * 7919) % 60013, 'name' || ((i * 104729) % 60013) from n;
-select count(*), sum(b.friend) from person a join person b on a.friend = b.id where b.name < 'name5';
+sqlite3 people.db <<'SQL'
+create table person(id integer primary key, friend integer, name text);
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 200000)
+  insert into person select i, (i * 7919) % 200003, 'a name of some length ' || i from n;
 SQL
 
-cat > graph.py <<'PY'
-size, state, edges = 30000, 1, {}
-for node in range(size):
-    for _ in range(4):
-        state = (state * 1103515245 + 12345) % 2**31
-        edges.setdefault(node, []).append(state % size)
-distance, frontier = {0: 0}, [0]
-while frontier:
-    reached = []
-    for node in frontier:
-        for other in edges[node]:
-            if other not in distance:
-                distance[other] = distance[node] + 1
-                reached.append(other)
-    frontier = reached
-print(len(distance), max(distance.values()))
+cat > table.py <<'PY'
+size, state = 150_000, 1
+table = dict.fromkeys(range(size), 0)
+while True:
+    state = (state * 1103515245 + 12345) % 2**31
+    table[state % size] += 1
 PY
 
 record() { vmmsim trace record --force "$@"; }
-record "$here/compiler.parquet" --skip 50000000 --limit 16000000 -- "$(gcc -print-prog-name=cc1)" -quiet -O2 tree.c -o tree.s
-record "$here/database.parquet" --skip 40000000 --limit 16000000 -- sqlite3 :memory: ".read people.sql"
-PYTHONHASHSEED=0 record "$here/python.parquet" --skip 30000000 --limit 16000000 -- /usr/bin/python3 -I -S graph.py
+record "$here/compiler.parquet" --skip 10000000 --limit 16000000 -- \
+  "$(gcc -print-prog-name=cc1)" -quiet -O2 tree.c -o tree.s
+record "$here/database.parquet" --skip 2000000 --limit 16000000 -- \
+  sqlite3 people.db "select sum(length(b.name)) from person a join person b on b.id = a.friend"
+PYTHONHASHSEED=0 record "$here/python.parquet" --skip 50000000 --limit 16000000 -- \
+  /usr/bin/python3 -I -S table.py

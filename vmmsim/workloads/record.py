@@ -29,8 +29,9 @@ from vmmsim.workloads.trace import runs_of
 
 _LOOK_SECONDS: Final = 0.25
 """How long a silent program keeps us from seeing that we were interrupted."""
-_GRACE_SECONDS: Final = 3.0
-"""How long a program may take to end once asked to."""
+_GRACE_SECONDS: Final = 10.0
+"""How long a program may take to end once asked to: valgrind looks for signals only every 100,000
+blocks, which take 2 to 3 s when it logs."""
 
 
 @attrs.frozen(kw_only=True)

@@ -209,8 +209,8 @@ def test_drmemtrace_that_was_filtered_says_so(tmp_path):
 
 def test_drmemtrace_raw_thread_files_are_refused_with_what_to_do(tmp_path):
     raw = struct.pack("<QQ", 6 << 61 | 6, 2 << 61 | 4242)
-    assert refusal(made(tmp_path, "app.4242.raw", raw)) == (
-        "app.4242.raw: is the raw output of one thread, unsorted and unfinished; run raw2trace on its directory"
+    assert refusal(made(tmp_path, "t.raw", raw)) == (
+        "t.raw: is the raw output of one thread, unsorted and unfinished; run raw2trace on its directory"
     )
 
 
