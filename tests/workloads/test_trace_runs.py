@@ -200,6 +200,14 @@ def test_our_own_file_with_a_flipped_byte_is_refused_with_the_row_group(tmp_path
         list(open_trace(path).chunks("all"))
 
 
+def test_inspection_finds_runs_that_are_not_those_described(tmp_path, monkeypatch):
+    trace = open_trace(own_trace(tmp_path))
+    assert inspect(trace).counts == trace.counts()
+    monkeypatch.setattr(trace, "sha256", "0" * 64)
+    with pytest.raises(BadInput, match="its description says 000000000000"):
+        inspect(trace)
+
+
 def test_a_parquet_file_of_others_is_refused(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

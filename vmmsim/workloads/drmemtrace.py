@@ -8,16 +8,17 @@ with a header and ends with a footer.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from vmmsim.errors import BadInput
 from vmmsim.workloads.accesses import FETCH, READ, WRITE, Accesses
-from vmmsim.workloads.stream import Stream, opened, opened_member
+from vmmsim.workloads.stream import ZIP_MAGIC, Stream, opened, opened_member
 from vmmsim.workloads.trace import Trace
 
 if TYPE_CHECKING:
@@ -135,17 +136,17 @@ class DrMemTrace(Trace):
     @contextmanager
     def _streams(self) -> Iterator[Iterator[Stream]]:
         """Give the file's streams in order: itself, or the members of the zip file that it is."""
-        import zipfile
-
+        with self.path.open("rb") as file:
+            zipped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
         with ExitStack() as stack:
-            if not zipfile.is_zipfile(self.path):
+            if zipped:
+                archive = stack.enter_context(zipfile.ZipFile(self.path))
+                yield _members(archive, self.path)
+            else:
                 yield iter((stack.enter_context(opened(self.path)),))
-                return
-            archive = stack.enter_context(zipfile.ZipFile(self.path))
-            yield _members(archive, self.path)
 
 
-def _members(archive: Any, path: Path) -> Iterator[Stream]:
+def _members(archive: zipfile.ZipFile, path: Path) -> Iterator[Stream]:
     names = sorted(name for name in archive.namelist() if not name.endswith("/"))
     if not names:
         raise BadInput("is an empty zip file", file=path)

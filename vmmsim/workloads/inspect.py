@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import attrs
 
+from vmmsim.errors import BadInput
 from vmmsim.translation.chunk import FETCH
 from vmmsim.workloads.counts import Counts, Tally
 from vmmsim.workloads.parquet import ParquetTrace
@@ -42,14 +44,29 @@ class Inspection:
 
 
 def inspect(trace: Trace, *, progress: Progress | None = None) -> Inspection:
-    """Read all of ``trace`` and return what it holds; ``BadInput`` where it is damaged."""
+    """Read all of ``trace`` and return what it holds; ``BadInput`` where it is damaged.
+
+    A trace of our own must also have the SHA-256 that its description gives.
+    """
+    digest = hashlib.sha256()
     tally = Tally(trace.levels)
     meters = {"data": ReuseMeter(), "instructions": ReuseMeter()}
     for runs in trace.runs("all", tally):
+        digest.update(runs.astype("<i8", copy=False).data)
         fetch = (runs & FETCH) != 0
         meters["data"].add(runs[~fetch])
         meters["instructions"].add(runs[fetch])
         if progress is not None:
             progress(tally.accesses)
+    if isinstance(trace, ParquetTrace) and trace.levels == trace.about.levels:
+        _require_digest(trace, digest.hexdigest())
     reuse = {name: part for name, meter in meters.items() if (part := meter.reuse()).accesses}
     return Inspection(trace=trace, counts=tally.counts(), reuse=reuse)
+
+
+def _require_digest(trace: ParquetTrace, digest: str) -> None:
+    if digest != trace.sha256:
+        raise BadInput(
+            f"its runs have SHA-256 {digest[:12]}, its description says {trace.sha256[:12]}; record it again",
+            file=trace.path,
+        )

@@ -14,7 +14,7 @@ from vmmsim.workloads.lackey import LackeyTrace
 from vmmsim.workloads.npy import NpyTrace
 from vmmsim.workloads.parquet import ParquetTrace
 from vmmsim.workloads.perf import PerfMemTrace, PerfScriptTrace
-from vmmsim.workloads.stream import ZIP_MAGIC, opened
+from vmmsim.workloads.stream import ZIP_MAGIC, opened, opened_member
 from vmmsim.workloads.trace import Trace
 
 _HEAD_BYTES: Final = 96 * 1024
@@ -66,8 +66,11 @@ def _in_zip(path: Path) -> type[Trace]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if not name.endswith("/"))
-            head = archive.open(names[0]).read(64) if names else b""
-    except (zipfile.BadZipFile, OSError) as error:
+            head = b""
+            if names:
+                with opened_member(archive, names[0], path) as stream:
+                    head = stream.read(64)
+    except zipfile.BadZipFile as error:
         raise BadInput(
             f"the zip file is cut short or corrupt ({error}); copy it again",
             file=path,
