@@ -21,8 +21,7 @@ def test_a_shipped_trace_is_small_whole_and_says_nothing_of_the_machine_it_was_m
     assert path.stat().st_size < 3_000_000
     trace = open_trace(path)
     assert isinstance(trace, ParquetTrace)
-    assert "/" not in trace.about.command.split()[0]
-    assert not any(word in trace.about.command for word in ("/home", "/root", "/tmp", "/work"))
+    assert "/" not in trace.about.command
     assert trace.about.recorded_as == "lackey"
     counts = trace.counts()
     assert counts.accesses == 16_000_000
