@@ -23,11 +23,11 @@ from hypothesis.stateful import (
 
 from vmmsim.config import (
     MODES,
-    Mode,
     Cycles,
     DataCache,
     DataCaches,
     Machine,
+    Mode,
     Switches,
     TableCache,
     TlbPart,
