@@ -178,9 +178,12 @@ class Judge(RuleBasedStateMachine):
     """Whatever happens to tables, registers and TLBs, both machines agree and hold nothing stale."""
 
     @initialize(
-        machine=machines(), hierarchy=st.booleans(), seed=st.integers(0, 3), mode=st.sampled_from(tuple(MODES.values()))
-    )
-    def start(self, machine: Machine, hierarchy: bool, seed: int, mode: Mode) -> None:
+        machine=machines(), hierarchy=st.booleans(), seed=st.integers(0, 3),
+        mode=st.sampled_from(tuple(MODES.values())), large=st.booleans(), vmm_pages=st.sampled_from((512, 1 << 18)),
+    )  # fmt: skip
+    def start(
+        self, machine: Machine, hierarchy: bool, seed: int, mode: Mode, large: bool, vmm_pages: int
+    ) -> None:
         self.engine = Engine(machine, hierarchy=hierarchy)
         self.spec = SpecCore(machine, hierarchy=hierarchy)
         self.nested = {1: Twin(self.engine, 5000), 2: Twin(self.engine, 7000)}
@@ -192,13 +195,17 @@ class Judge(RuleBasedStateMachine):
         self.current = CONTEXTS[0]
         flags = {"writable": True, "executable": True}
         for page, size in ((0, 0), (1, 0), (2, 0), (513, 1), (1 << 18, 2)):
-            self.guests[self.current].map(page, page, size, flags)
-        for gfn in (0, 1, 5, *range(TABLE_GFN, TABLE_GFN + 12)):
+            self.guests[self.current].map(page, page, size, {**flags, "is_global": page in (2, 513)})
+        if large:  # data and tables of the guest in one leaf
+            self.nested[1].map(0, 1 << 17, 1, flags)
+        for gfn in () if large else (0, 1, 5, *range(TABLE_GFN, TABLE_GFN + 12)):
             self.nested[1].map(gfn, next(self.hfns), 0, flags)
         self.nested[1].map(512, 1 << 18, 1, flags)
         self.nested[1].map(1 << 18, 1 << 19, 2, flags)
         self.segments[self.current] = self._segment(0, 2, 0, {1})
-        self.segments[1] = self._segment(0, 512, 1 << 19, {5})
+        self.segments[1] = self._segment(0, vmm_pages, 1 << 19, {5})
+        self._drop_large_leaves(self.current, self.guests[self.current])
+        self._drop_large_leaves(1, self.nested[1])
         self._load()
 
     def _load(self) -> None:
@@ -271,7 +278,8 @@ class Judge(RuleBasedStateMachine):
         is_global = bool(leaf.flags & pt.GLOBAL)
         if how == 0:
             self._both("invalidate_page", vpid, asid, leaf.page + 1 if leaf.size else leaf.page)
-            if leaf.size:  # its pages may be in entries of 4K
+            if leaf.size:  # its other pages may be in entries of 4K
+                self.both_machines_agree()
                 self._both("invalidate_range", vpid, asid, leaf.page, end)
         elif how == 1 and not is_global:
             self._both("invalidate_context", vpid, asid)
@@ -358,8 +366,14 @@ class Judge(RuleBasedStateMachine):
         SEEN[f"mode {mode.name}"] += 1
 
     def _under_segment(self, which: object, page: int, size: int) -> bool:
-        """Tell whether a leaf of ``size`` for ``page`` would lie partly in the segment of a process or a VM."""
+        """Tell whether a leaf of ``size`` for ``page`` would lie partly in the live segment of a process or a VM."""
         segment = self.segments.get(which, (None, None))[0]
+        if isinstance(which, tuple):
+            live = self.modes[which].guest == "segment"
+        else:
+            live = any(self.modes[each].nested == "segment" for each in CONTEXTS if each[2] == which)
+        if not live:
+            return False
         first = page & -(1 << 9 * size)
         return segment is not None and first < segment.limit and first + (1 << 9 * size) > segment.base
 
@@ -387,7 +401,7 @@ class Judge(RuleBasedStateMachine):
             SpecSegment(base, limit, offset, frozenset(members), answer),
         )
 
-    @rule(start=st.sampled_from((0, 5000, 20_000)), pages=st.sampled_from((1, 600, 10_000)))
+    @rule(start=st.sampled_from((0, 5000, 20_000, (1 << 18) + 9, (1 << 19) + 9)), pages=st.sampled_from((1, 600, 10_000)))
     def forget_frames(self, start: int, pages: int) -> None:
         self._both("invalidate_frames", start, start + pages)
 

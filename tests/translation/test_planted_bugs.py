@@ -1,0 +1,116 @@
+"""Bugs planted one at a time into the kernels: the judge must find each, or it would not find our own.
+
+Each bug is one replacement in the source of a copy of the package, which then runs interpreted under the judge's state
+machine in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import vmmsim
+
+PACKAGE = Path(vmmsim.__file__).parent
+TESTS = Path(__file__).parent
+
+
+class Bug(NamedTuple):
+    """What is replaced, once, in a module of ``vmmsim/translation``."""
+
+    name: str
+    module: str
+    right: str
+    wrong: str
+
+
+BUGS = (
+    Bug(
+        "L1 hits do not move to the front: FIFO for LRU",
+        "access",
+        "        touch(cells, at, ways, way)\n        if core.hierarchy:\n            use_line(core, cells, frame_in",
+        "        if core.hierarchy:\n            use_line(core, cells, frame_in",
+    ),
+    Bug("a filter forgets its last member", "escape_filter", "for page in self.members:", "for page in self.members[:-1]:"),
+    Bug("LIMIT is inclusive", "segment", "or page >= core.segment_limit[dimension]", "or page > core.segment_limit[dimension]"),
+    Bug("BASE is exclusive", "segment", "if page < core.segment_base[dimension] or", "if page <= core.segment_base[dimension] or"),
+    Bug("a nested write sets no dirty bit", "walk", "ACCESSED | (DIRTY if is_write else 0)\n        if marked", "ACCESSED\n        if marked"),
+    Bug("a guest write sets no dirty bit", "walk", "marked = entry | ACCESSED | (DIRTY if is_write else 0)\n    if", "marked = entry | ACCESSED\n    if"),
+    Bug(
+        "the nested TLB serves gfns that the segment covers",
+        "walk",
+        "        log(core, Step.VMM_CHECK, 0, gfn, -1, hfn)\n",
+        "        log(core, Step.VMM_CHECK, 0, gfn, -1, hfn)\n        nested_by_table(core, cells, pool, gfn, False, is_table)\n",
+    ),
+    Bug("roll back forgets replaced entries", "journal", "elif what == REPLACED:", "elif what == REPLACED and core.fault == 0:"),
+    Bug("roll back forgets page tables", "journal", "            pool[at] = old\n", "            pass\n"),
+    Bug("roll back forgets touches", "journal", "        elif what == TOUCHED:", "        elif what == TOUCHED and old < 0:"),
+    Bug("roll back begins with the first change", "journal", "range(core.journal_length - 1, -1, -1)", "range(core.journal_length)"),
+    Bug("walk caches do not tell contexts apart", "walk_cache", "return space << 48 | page", "return 1 << 48 | page"),
+    Bug("invalidation misses large entries", "invalidate", "marked = spaces[space] and _overlap(first, span, pages[0], pages[1])", "marked = spaces[space] and _overlap(first, 1, pages[0], pages[1])"),
+    Bug("invalidation by frame misses large entries", "invalidate", "VALUE_SHIFT, span, frames[0]", "VALUE_SHIFT, 1, frames[0]"),
+    Bug("a large entry is filled although a page of it escapes", "segment", "and not _any_escape(core, pool, dimension, first, pages)", ""),
+    Bug("a large entry is filled beyond LIMIT", "segment", "first + pages > core.segment_limit[dimension]", "first + pages > core.segment_limit[dimension] + 511"),
+    Bug("a large entry is filled with an OFFSET that is not aligned", "segment", "core.segment_offset[dimension] & (pages - 1) == 0", "core.segment_offset[dimension] & (pages - 2) == 0"),
+    Bug("a page may be written if either level says so", "access", "rights = guest & (nested | CAN_EXECUTE) & RIGHTS", "rights = (guest | nested) & RIGHTS"),
+    Bug("the walk cache is filled at the wrong level", "walk", "remember_table(core, cells, WALK_PART, core.context, gvpn, level + 1,", "remember_table(core, cells, WALK_PART, core.context, gvpn, level,"),
+    Bug("a context's invalidation drops global entries", "engine", "lambda name: name[:2] == (vpid, asid))\n        return self._drop(tlb_spaces=spaces, walk_spaces=spaces)", "lambda name: name[:2] in ((vpid, asid), (vpid, None)))\n        return self._drop(tlb_spaces=spaces, walk_spaces=spaces)"),
+    Bug("a page's invalidation misses global entries", "engine", "lambda name: name[:2] in ((vpid, asid), (vpid, None)))", "lambda name: name[:2] == (vpid, asid))"),
+    Bug("segment translations reach the L2 TLB", "access", "covered == 0 or core.segment_fills_l2 != 0)", "True)"),
+    Bug("the guest segment is compared after the L2 TLB", "access", "SEGMENT and not core.segment_after_l2:", "SEGMENT and core.segment_after_l2 > 1:"),
+    Bug("an entry that does not permit is used", "access", "            if value & want == want:\n                touch", "            if value & want >= 0:\n                touch"),
+    Bug("a rewalk leaves the old copy in the L2 TLB", "access", "        drop_found(core, cells, L2, gvpn)\n", ""),
+    Bug("dirty walks are every rewalk", "access", "1 if why == LACKS_DIRTY else 0", "1"),
+    Bug("a walk's data page is looked up in the nested TLB", "walk", "cached = is_table or core.ntlb_data", "cached = True"),
+    Bug("a cold fill is counted for what was dropped", "tlb", "cold = cells[at + ways - 1] == EMPTY", "cold = cells[at] == EMPTY"),
+    Bug("false escapes are all escapes", "segment", "if not is_member(core, dimension, page):", "if True:"),
+    Bug("cache lines are evicted first in, first out", "recency", "    last = way if way >= 0 else ways - 1\n    lost = cells[at + last]\n    shift_in(cells, at, last, key)", "    last = way if way >= 0 else ways - 1\n    lost = cells[at + last]\n    if way < 0:\n        shift_in(cells, at, last, key)"),
+    Bug("the walker enters at the wrong cache", "caches", "range(core.walker_cache, 4)", "range(0, 4)"),
+    Bug("Dual Direct's pair of checks counts two", "access", "        pending[Count.BASE_BOUND_CHECKS] = 1\n", ""),
+)  # fmt: skip
+
+JUDGE = """
+import sys
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+sys.path.insert(0, {folder!r})
+import vmmsim
+assert vmmsim.__file__.startswith({folder!r}), "the copy is not what runs"
+from tests.translation.test_judge import Judge
+import time
+t = time.time()
+n = [0]
+start = Judge.teardown
+def teardown(self):
+    n[0] += 1
+    start(self)
+Judge.teardown = teardown
+try:
+    run_state_machine_as_test(Judge, settings=settings(
+        max_examples={examples}, stateful_step_count=30, deadline=None, database=None, derandomize=True,
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck), report_multiple_bugs=False))
+finally:
+    print('EX', n[0], time.time() - t)
+"""
+
+
+def judged(bug: Bug | None, folder: Path, examples: int) -> subprocess.CompletedProcess[str]:
+    """Run the judge on a copy of the package with a bug planted into it."""
+    copy = shutil.copytree(PACKAGE, folder / "vmmsim", ignore=shutil.ignore_patterns("__pycache__", "data"))
+    shutil.copytree(TESTS, folder / "tests" / "translation", ignore=shutil.ignore_patterns("__pycache__"))
+    if bug is not None:
+        place = copy / "translation" / f"{bug.module}.py"
+        source = place.read_text()
+        assert source.count(bug.right) == 1, f"{bug.name}: {bug.module}.py has changed; plant the bug anew"
+        place.write_text(source.replace(bug.right, bug.wrong))
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    script = JUDGE.format(folder=str(folder), examples=examples)
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
