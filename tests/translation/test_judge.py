@@ -276,6 +276,26 @@ class Judge(RuleBasedStateMachine):
         """Access pages that are mostly mapped, and serve every fault."""
         self.access(pages, line, 1, 4, size)
 
+    @rule(pages=st.permutations((0, 1, 2, 513, 514)), first=st.sampled_from((0, 2)), then=st.sampled_from((0, 1, 1, 2)))
+    def come_again(self, pages: list[int], first: int, then: int) -> None:
+        """Access pages in one way and then in another: entries of the L2 TLB that do not permit it must not serve."""
+        self.access([(page, kind) for kind in (first, then) for page in pages], 0, 0, 4, 0)
+
+    @rule(
+        in_guest=st.booleans(), page=st.sampled_from((0, 1, 2, 513)),
+        name=st.sampled_from(("writable", "executable")), elsewhere=st.sampled_from((0, 2)),
+    )  # fmt: skip
+    def refuse_and_grant(self, in_guest: bool, page: int, name: str, elsewhere: int) -> None:
+        """Take a right, meet the refusal, and give the right back while an entry without it is held."""
+        which = self.current if in_guest else self.current[2]
+        leaf = self.guests[self.current].leaf(page)
+        place = page if in_guest or leaf is None else leaf.frame + page - leaf.page
+        kind = 1 if name == "writable" else 2
+        self.protect(which, place, name, False)
+        self.access([(page, 0), (page, kind), (elsewhere, 0)], 0, 0, 0, 0)
+        self.protect(which, place, name, True)
+        self.access([(page, kind)], 0, 0, 0, 0)
+
     @rule(which=st.sampled_from(CONTEXTS), page=st.sampled_from(PAGES), how=st.integers(0, 3))
     def unmap_guest(self, which: tuple[int, int, int], page: int, how: int) -> None:
         leaf = self.guests[which].leaf(page)
@@ -439,6 +459,10 @@ class Judge(RuleBasedStateMachine):
         if hasattr(self, "spec"):
             for name, value in self.spec.counters.items():
                 SEEN[name] += value
+            n = self.spec.counters
+            l1_misses = n["data_l1_misses"] + n["instruction_l1_misses"]
+            SEEN["refused by the L2 TLB"] += l1_misses - n["l2_hits"] - n["l2_misses"]
+            SEEN["refused a right"] += n["rewalks"] - n["dirty_walks"]
 
 
 ENOUGH = {
@@ -446,7 +470,7 @@ ENOUGH = {
     "l1_hits": 300, "l2_hits": 50, "segment_0d": 30, "walk_guest": 100, "walk_nested": 20, "walk_both": 100,
     "rewalks": 20, "dirty_walks": 10, "checks_failed": 100, "escapes": 20, "false_escapes": 3, "nested_tlb_hits": 50,
     "walk_cache_hits": 50, "nested_walk_cache_hits": 50, "guest invalidations": 20, "nested invalidations": 10,
-    "moves": 5, "splits": 2, "switches": 50, "references_from_memory": 50,
+    "refused by the L2 TLB": 20, "refused a right": 5, "moves": 5, "splits": 2, "switches": 50, "references_from_memory": 50,
 }  # fmt: skip
 """What a full run must have exercised at the least."""
 

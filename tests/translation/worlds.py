@@ -170,6 +170,10 @@ class World:
         assert entry is not None, "the data TLB does not hold the page"
         return int(entry[3]) + page % (1 << 9 * int(entry[1]))
 
+    def hfn_of(self, gfn: int) -> int:
+        """Return the frame that the nested table gives a gfn."""
+        return int(self.nested.translate(gfn)[0])
+
     def size(self, page: int = PAGE) -> int:
         """Return the size of the data TLB's entry for a page."""
         entry = self.entry(page)
