@@ -100,19 +100,39 @@ def step(judge: Any, pick: random.Random) -> None:
 
     def enter_large_segments() -> None:
         mode = pick.choice(("guest-direct", "guest-direct", "vmm-direct", "dual-direct"))
-        members = {5} if pick.random() < 0.3 else set()
-        judge.change_mode(MODES[mode], 512, pick.choice((514, 1024)), pick.choice((0, 1, 512)), 1024, members)
+        members = {5} if pick.random() < 0.2 else set()
+        judge.change_mode(
+            MODES[mode],
+            512,
+            pick.choice((300, 1024, 1024)),
+            pick.choice((0, 1, 1, 512)),
+            pick.choice((800, 1024)),
+            members,
+        )
         judge.access([(513, 0), (514, 0), (1000, 0)], 0, 0, 4, 1)
 
     def forget_used() -> None:
-        page = pick.choice((2, 513))
+        page = pick.choice((2, 513, 513))
         judge.access([(page, 0)], 0, 0, 4, 1)
         judge.both_machines_agree()
         judge.unmap_guest(judge.current, page, 0)
 
+    def forget_context() -> None:
+        judge.access([(2, 0), (513, 0)], 0, 0, 4, 1)
+        judge._both("invalidate_context", *judge.current[:2])
+
+    def forget_used_frame() -> None:
+        judge.access([(513, 0)], 0, 0, 4, 1)
+        guest = judge.guests[judge.current].leaf(513)
+        nested = guest and judge.nested[judge.current[2]].leaf(guest.frame)
+        if guest and nested and guest.size and nested.size:
+            judge.both_machines_agree()
+            judge.forget_frames(pick.choice((nested.frame, guest.frame + (1 << 19))) + 300, 1)
+
     starts = (0, 5000, 20_000, (1 << 18) + 9, (1 << 19) + 9)
     rules = (
-        work, work, work, access, access, change_mode, enter_large_segments, forget_used,
+        work, work, work, access, access, change_mode, enter_large_segments, enter_large_segments,
+        forget_used, forget_context, forget_used_frame,
         lambda: judge.come_again(pick.sample((0, 1, 2, 513, 514), 5), pick.choice((0, 2)), pick.randrange(3)),
         lambda: judge.refuse_and_grant(
             pick.random() < 0.5, pick.choice(few), pick.choice(("writable", "executable")), pick.choice((0, 2))

@@ -54,7 +54,9 @@ def cachegrind(program: list[str], folder: Path) -> Misses:
     """Return what Cachegrind counts."""
     out = folder / "cachegrind.out"
     valgrind(["--tool=cachegrind", "--cache-sim=yes", *GEOMETRY, f"--cachegrind-out-file={out}"], program, folder)
-    lines = dict(line.split(":", 1) for line in out.read_text().splitlines() if line.startswith(("events:", "summary:")))
+    lines = dict(
+        line.split(":", 1) for line in out.read_text().splitlines() if line.startswith(("events:", "summary:"))
+    )
     n = dict(zip(lines["events"].split(), map(int, lines["summary"].split()), strict=True))
     return Misses(n["I1mr"], n["D1mr"] + n["D1mw"], n["ILmr"] + n["DLmr"] + n["DLmw"])
 
@@ -64,7 +66,7 @@ def engine(trace: Trace) -> Misses:
     made = Engine(load_machine(str(MACHINE)))
     chunks = list(trace.chunks("all"))
     pages = np.unique(np.concatenate([gvpn_of(chunk) for chunk in chunks]))
-    table = made.table(lambda n: np.arange(n))
+    table = made.table(np.arange)
     table.map(pages, pages, flags=WRITABLE | EXECUTABLE | ACCESSED | DIRTY)
     made.load(Registers(mode=MODES["native"], guest_table=table))
     for chunk in chunks:
@@ -149,7 +151,9 @@ SQL = (
 )
 
 
-@pytest.mark.parametrize("program", [("ls", "-la", "/usr/share"), ("sqlite3", ":memory:", SQL)], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "program", [("ls", "-la", "/usr/share"), ("sqlite3", ":memory:", SQL)], ids=lambda words: words[0]
+)
 def test_the_engine_misses_what_cachegrind_misses(program: tuple[str, ...], tmp_path: Path) -> None:
     found = shutil.which(program[0])
     if found is None:

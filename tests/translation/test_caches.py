@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 import pytest
-from tests.translation.worlds import CACHES, PAGE, SHIFT, World, difference, toy
 
+from tests.translation.worlds import CACHES, PAGE, SHIFT, World, difference, toy
 from vmmsim.config import Cycles, DataCache, TableCache, TlbPart, WalkCache
 from vmmsim.translation.state import Step
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from tests.translation.worlds import ALL, OFF, PAGE, World, busy, cost, taker, toy
 
+from tests.translation.worlds import ALL, OFF, PAGE, World, busy, cost, taker, toy
 from vmmsim.config import MODES, TlbPart
 from vmmsim.errors import BadInput
 from vmmsim.translation.page_table import GLOBAL

@@ -6,8 +6,8 @@ import itertools
 
 import attrs
 import pytest
-from tests.translation.worlds import ALL_SIZES, PAGE, SHIFT, World, toy, without
 
+from tests.translation.worlds import ALL_SIZES, PAGE, SHIFT, World, toy, without
 from vmmsim.config import Switches, TlbPart
 from vmmsim.translation.registers import Segment
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.translation.worlds import PAGE, World, exact_filter, toy, without
 
+from tests.translation.worlds import PAGE, World, exact_filter, toy, without
 from vmmsim.errors import BadInput
 from vmmsim.jit import INTERPRETED
 from vmmsim.spec import spec_filter
@@ -44,16 +44,23 @@ def rank(rows: list[int]) -> int:
     """Return the rank over GF(2), by elimination."""
     basis: list[int] = []
     for row in rows:
+        left = row
         for other in basis:
-            row = min(row, row ^ other)
-        if row:
-            basis.append(row)
+            left = min(left, left ^ other)
+        if left:
+            basis.append(left)
     return len(basis)
 
 
 @settings(max_examples=20 if INTERPRETED else 100)
-@given(st.integers(0, 2**32), st.lists(PAGES, min_size=1, max_size=40), st.sampled_from([(256, 4), (8, 2), (64, 1), (16384, 4)]))
-def test_members_always_hit_and_others_as_the_textbook_says(seed: int, members: list[int], shape: tuple[int, int]) -> None:
+@given(
+    st.integers(0, 2**32),
+    st.lists(PAGES, min_size=1, max_size=40),
+    st.sampled_from([(256, 4), (8, 2), (64, 1), (16384, 4)]),
+)
+def test_members_always_hit_and_others_as_the_textbook_says(
+    seed: int, members: list[int], shape: tuple[int, int]
+) -> None:
     held = random_filter(np.random.default_rng(seed), bits=shape[0], hashes=shape[1])
     core = loaded(held.with_members(*members))
     textbook = spec_filter(held.rows, held.bits, frozenset(members))
@@ -103,7 +110,9 @@ def test_random_members_are_hit_falsely_as_often_as_the_closed_form_says(count: 
     expected = false_positive_rate(count)
     poisson = math.sqrt(expected / (sets * pages))
     sigma = max(float(np.std(rates)) / math.sqrt(sets), poisson)
-    assert abs(float(np.mean(rates)) - expected) <= 3 * sigma + (1 / (sets * pages) if expected * sets * pages < 1 else 0)
+    assert abs(float(np.mean(rates)) - expected) <= 3 * sigma + (
+        1 / (sets * pages) if expected * sets * pages < 1 else 0
+    )
 
 
 def test_sixteen_adjacent_members_are_hit_falsely_in_cosets_of_their_span() -> None:
@@ -162,7 +171,9 @@ def test_a_member_is_translated_by_its_page_table_wherever_that_leads() -> None:
 
 @settings(max_examples=10 if INTERPRETED else 40)
 @given(st.integers(0, 2**32), st.integers(0, 1500), st.integers(1, 3000), st.lists(st.integers(0, 4500), max_size=3))
-def test_the_escape_map_says_which_blocks_hold_a_page_that_hits(seed: int, base: int, size: int, members: list[int]) -> None:
+def test_the_escape_map_says_which_blocks_hold_a_page_that_hits(
+    seed: int, base: int, size: int, members: list[int]
+) -> None:
     held = random_filter(np.random.default_rng(seed), bits=64, hashes=4).with_members(*members)
     world = World()
     segment = Segment(base=base, limit=base + size, offset=0, filter=held)

@@ -9,8 +9,8 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.translation.worlds import ALL, PAGE, SHIFT, World, toy
 
+from tests.translation.worlds import ALL, PAGE, SHIFT, World, toy
 from vmmsim.config import Switches, TableCache, TlbPart, WalkCache
 from vmmsim.jit import INTERPRETED
 from vmmsim.translation.page_table import GLOBAL
@@ -26,7 +26,7 @@ TLBS = ("l1_data_tlb", "l1_instruction_tlb", "l2_tlb")
 
 
 def full(**switches: Any) -> World:
-    """Return a world, caches on, whose structures hold entries of two processes and another VM, some global, some 2M."""
+    """Return a world, caches on, whose structures hold entries of three contexts, some global, some 2M."""
     world = World(attrs.evolve(MACHINE, switches=Switches(**switches)), hierarchy=True, cores=2)
     world.map_guest(PAGE + 1, world.data + 1, flags=ALL | GLOBAL)
     world.nested.map(world.data + 512, world.data + 512 + SHIFT, size=1)
@@ -114,7 +114,9 @@ def test_a_range_drops_what_overlaps_it_and_nothing_else(first: int, pages: int)
 
 def test_a_context_drops_its_own_entries_and_keeps_global_ones() -> None:
     world = full()
-    count = drops(world, lambda w: w.engine.invalidate_context(1, 1), lambda _, e: tagged(e) and e[0] == ("combined", 1, 1, 1))
+    count = drops(
+        world, lambda w: w.engine.invalidate_context(1, 1), lambda _, e: tagged(e) and e[0] == ("combined", 1, 1, 1)
+    )
     assert count > 0
     assert any(entry[0] == ("combined", 1, None, 1) for entry in world.held("l1_data_tlb"))
 

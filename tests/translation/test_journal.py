@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.translation.worlds import ALL, PAGE, SHIFT, TABLES, World, busy, toy
 
+from tests.translation.worlds import ALL, PAGE, SHIFT, TABLES, World, busy, toy
 from vmmsim.config import Switches, TableCache, TlbPart
 from vmmsim.jit import INTERPRETED
 from vmmsim.translation.page_table import EXECUTABLE, WRITABLE, node_of, slot
@@ -29,7 +29,13 @@ SWITCHES = st.fixed_dictionaries(
         "ept_accessed_dirty": st.booleans(),
     }
 )
-HURTS = ("guest absent", "guest read-only", "guest no execute", "table absent", *("nested absent", "nested read-only") * 3)
+HURTS = (
+    "guest absent",
+    "guest read-only",
+    "guest no execute",
+    "table absent",
+    *("nested absent", "nested read-only") * 3,
+)
 
 
 MODES_TRIED = ("base", "base", "vmm-direct", "guest-direct", "dual-direct")

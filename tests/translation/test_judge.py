@@ -99,6 +99,8 @@ def _fields(described: object) -> dict[str, object]:
 
 PAGES = (0, 1, 2, 3, 513, 1 << 18, (1 << 35) + 5)
 """Few pages, so that structures of two entries hit and miss about equally, in few tables."""
+NEAR = (0, 1, 2, 513, 514, 1 << 18)
+"""Those that are mapped mostly."""
 GFNS = (0, 1, 5, 512, 1024, 1 << 18)
 """Where data pages may be in the guest; the guest's tables follow at 40."""
 TABLE_GFN = 40
@@ -193,9 +195,7 @@ class Judge(RuleBasedStateMachine):
         machine=machines(), hierarchy=st.booleans(), seed=st.integers(0, 3),
         mode=st.sampled_from(tuple(MODES.values())), large=st.booleans(), vmm_pages=st.sampled_from((512, 1024)),
     )  # fmt: skip
-    def start(
-        self, machine: Machine, hierarchy: bool, seed: int, mode: Mode, large: bool, vmm_pages: int
-    ) -> None:
+    def start(self, machine: Machine, hierarchy: bool, seed: int, mode: Mode, large: bool, vmm_pages: int) -> None:
         self.engine = Engine(machine, hierarchy=hierarchy)
         self.spec = SpecCore(machine, hierarchy=hierarchy)
         self.nested = {1: Twin(self.engine, 5000), 2: Twin(self.engine, 7000)}
@@ -269,7 +269,7 @@ class Judge(RuleBasedStateMachine):
                 self.guests[self.current].map(page, GFNS[serve], size, flags)
 
     @rule(
-        pages=st.lists(st.tuples(st.sampled_from((0, 1, 2, 513, 514, 1 << 18)), st.sampled_from((0, 1, 1))), min_size=8),
+        pages=st.lists(st.tuples(st.sampled_from(NEAR), st.sampled_from((0, 1, 1))), min_size=8),
         line=st.integers(0, 3), size=SIZES,
     )  # fmt: skip
     def work(self, pages: list[tuple[int, int]], line: int, size: int) -> None:
@@ -378,9 +378,10 @@ class Judge(RuleBasedStateMachine):
         SEEN["switches"] += 1
 
     @rule(
-        mode=st.sampled_from((*MODES.values(), MODES["dual-direct"], MODES["guest-direct"])), base=st.sampled_from((0, 1, 512)),
-        pages=st.sampled_from((2, 3, 512, 1024, *HUGE[:1], 0)), offset=st.sampled_from((0, 1, 512, 1 << 18)),
-        vmm_pages=st.sampled_from((3, 41, 512, 1024, *HUGE, 0)), members=st.sets(st.sampled_from((0, 1, 2, 5, 41)), max_size=2),
+        mode=st.sampled_from((*MODES.values(), MODES["dual-direct"], MODES["guest-direct"])),
+        base=st.sampled_from((0, 1, 512)), pages=st.sampled_from((2, 3, 512, 1024, *HUGE[:1], 0)),
+        offset=st.sampled_from((0, 1, 512, 1 << 18)), vmm_pages=st.sampled_from((3, 41, 512, 1024, *HUGE, 0)),
+        members=st.sets(st.sampled_from((0, 1, 2, 5, 41)), max_size=2),
     )  # fmt: skip
     def change_mode(self, mode: Mode, base: int, pages: int, offset: int, vmm_pages: int, members: set[int]) -> None:
         """Write registers and filters, and flush what depends on them."""
@@ -410,7 +411,7 @@ class Judge(RuleBasedStateMachine):
         return segment is not None and first < segment.limit and first + (1 << 9 * size) > segment.base
 
     def _drop_large_leaves(self, which: object, twin: Twin) -> None:
-        """Do an OS's duty: no large leaf under a segment, where it would translate other pages than the escaping ones."""
+        """Do an OS's duty: no large leaf under a segment, where it would translate more than the pages that escape."""
         pages, _, sizes = twin.ours.leaves()
         for page, size in zip(pages.tolist(), sizes.tolist(), strict=True):
             if size and self._under_segment(which, page, size):
@@ -433,7 +434,9 @@ class Judge(RuleBasedStateMachine):
             SpecSegment(base, limit, offset, frozenset(members), answer),
         )
 
-    @rule(start=st.sampled_from((0, 5000, 20_000, (1 << 18) + 9, (1 << 19) + 9)), pages=st.sampled_from((1, 600, 10_000)))
+    @rule(
+        start=st.sampled_from((0, 5000, 20_000, (1 << 18) + 9, (1 << 19) + 9)), pages=st.sampled_from((1, 600, 10_000))
+    )
     def forget_frames(self, start: int, pages: int) -> None:
         self._both("invalidate_frames", start, start + pages)
 
@@ -470,7 +473,8 @@ ENOUGH = {
     "l1_hits": 300, "l2_hits": 50, "segment_0d": 30, "walk_guest": 100, "walk_nested": 20, "walk_both": 100,
     "rewalks": 20, "dirty_walks": 10, "checks_failed": 100, "escapes": 20, "false_escapes": 3, "nested_tlb_hits": 50,
     "walk_cache_hits": 50, "nested_walk_cache_hits": 50, "guest invalidations": 20, "nested invalidations": 10,
-    "refused by the L2 TLB": 20, "refused a right": 5, "moves": 5, "splits": 2, "switches": 50, "references_from_memory": 50,
+    "refused by the L2 TLB": 20, "refused a right": 5, "moves": 5, "splits": 2, "switches": 50,
+    "references_from_memory": 50,
 }  # fmt: skip
 """What a full run must have exercised at the least."""
 

@@ -1,4 +1,4 @@
-"""The compiled engine against the published counts: what must come out of the walk itself and is in no table of ours."""
+"""The compiled engine against the published counts: what must come out of the walk itself, and is in no table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.translation.worlds import OFF, PAGE, SHIFT, TABLES, World, busy, cost, difference, toy, without
 
+from tests.translation.worlds import OFF, PAGE, SHIFT, TABLES, World, busy, cost, difference, toy, without
 from vmmsim.config import MODES, Switches, TlbPart
 from vmmsim.jit import INTERPRETED
 from vmmsim.translation.chunk import pack
@@ -243,7 +243,16 @@ def test_segments_with_base_at_limit_reproduce_base_bit_for_bit(
 @given(ACCESSES)
 def test_vmm_direct_references_what_native_references_access_by_access(accesses: list[tuple[int, bool, int]]) -> None:
     """All gPAs covered: no nested entry, the same structures, the same fills, so the same references each time."""
-    same = ("l1_hits", "l2_hits", "walks", "guest_references", "walk_cache_hits", "rewalks", "dirty_walks", "cold_fills")
+    same = (
+        "l1_hits",
+        "l2_hits",
+        "walks",
+        "guest_references",
+        "walk_cache_hits",
+        "rewalks",
+        "dirty_walks",
+        "cold_fills",
+    )
     native, direct = (spread_world({}) for _ in range(2))
     native.load("native")
     direct.load("vmm-direct", vmm_segment=Segment(base=0, limit=1 << 18, offset=SHIFT))
@@ -251,7 +260,9 @@ def test_vmm_direct_references_what_native_references_access_by_access(accesses:
         before = [world.engine.counters() for world in (native, direct)]
         for world in (native, direct):
             assert world.access(page, write=write, line=line).exit is Exit.DONE
-        changes = [difference(old, world.engine.counters()) for old, world in zip(before, (native, direct), strict=True)]
+        changes = [
+            difference(old, world.engine.counters()) for old, world in zip(before, (native, direct), strict=True)
+        ]
         assert [changes[0].get(name, 0) for name in same] == [changes[1].get(name, 0) for name in same]
         assert changes[1].get("nested_references", 0) == changes[0].get("nested_references", 0) == 0
         walked = changes[1].get("guest_references", 0)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.translation.worlds import toy
 
+from tests.translation.worlds import toy
 from vmmsim.jit import kernel
 from vmmsim.translation import recency, state
 from vmmsim.translation.journal import roll_back

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.translation.worlds import PAGE, World, busy, difference, toy
 
+from tests.translation.worlds import PAGE, World, busy, difference, toy
 from vmmsim.jit import INTERPRETED
 from vmmsim.spec import SpecCore, SpecTable
 from vmmsim.translation import chunk as chunks

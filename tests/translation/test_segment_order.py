@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.translation.worlds import PAGE, World, toy, without
 
+from tests.translation.worlds import PAGE, World, toy, without
 from vmmsim.config import Switches, TlbPart
 from vmmsim.translation.page_table import WRITABLE
 from vmmsim.translation.registers import Segment

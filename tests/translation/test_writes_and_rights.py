@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from tests.translation.worlds import ALL, ALL_SIZES, PAGE, World, difference, toy
 
+from tests.translation.worlds import ALL, ALL_SIZES, PAGE, World, difference, toy
 from vmmsim.config import Switches
 from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, GLOBAL, WRITABLE
 from vmmsim.translation.state import Exit

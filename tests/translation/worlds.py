@@ -131,7 +131,14 @@ class World:
         return self
 
     def access(
-        self, page: int = PAGE, *, write: bool = False, fetch: bool = False, line: int = 0, again: int = 0, core: int = 0
+        self,
+        page: int = PAGE,
+        *,
+        write: bool = False,
+        fetch: bool = False,
+        line: int = 0,
+        again: int = 0,
+        core: int = 0,
     ) -> Outcome:
         """Do one access."""
         return self.engine.run(pack(page, write, is_fetch=fetch, line=line, again=again), core=core)
