@@ -156,9 +156,9 @@ def judged(folder: str, seeds: int, answer: Path) -> None:
     assert (vmmsim.__file__ or "").startswith(folder), "the copy is not what runs"
     objection, seed = "", -1
     try:
+        rare()
         for seed in range(seeds):
             live(seed)
-        rare()
     except Exception:
         objection = f"seed {seed}: {traceback.format_exc(limit=-2)}"
     answer.write_text(objection)

@@ -412,8 +412,8 @@ class Judge(RuleBasedStateMachine):
 
     def _drop_large_leaves(self, which: object, twin: Twin) -> None:
         """Do an OS's duty: no large leaf under a segment, where it would translate more than the pages that escape."""
-        pages, _, sizes = twin.ours.leaves()
-        for page, size in zip(pages.tolist(), sizes.tolist(), strict=True):
+        for (level, number), _ in [*twin.leaves(twin.ours.root, twin.ours.levels, 0)]:
+            page, size = number << 9 * (level - 1), level - 1
             if size and self._under_segment(which, page, size):
                 twin.unmap(page)
 

@@ -229,7 +229,7 @@ BUGS = (
     ),
 )
 
-SEEDS = 40
+SEEDS = 30
 """Lives that a bug has to be found in; most take one or two."""
 
 
