@@ -102,7 +102,7 @@ def by_l1(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int)
     ways = core.part_ways[3 * l1 + size]
     value = cells[at + ways + way]
     if value & want == want:
-        touch(cells, at, ways, way)
+        touch(cells, at, ways, cells[at + way])
         if core.hierarchy:
             use_line(core, cells, frame_in(value, size, gvpn), line, kind)
         return 0
@@ -136,7 +136,7 @@ def l1_miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: in
             ways = core.part_ways[3 * L2 + size]
             value = cells[at + ways + way]
             if value & want == want:
-                touch(cells, at, ways, way)
+                touch(cells, at, ways, cells[at + way])
                 hfn = frame_in(value, size, gvpn)
                 fill_both(core, cells, l1, found, gvpn, hfn, value & RIGHTS, False)
                 commit(core)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from vmmsim.jit import apart, inlined, kernel
-from vmmsim.translation.recency import drop, find, push, touch
+from vmmsim.translation.recency import drop, find, put
 from vmmsim.translation.state import EMPTY, L2, Count
 
 if TYPE_CHECKING:
@@ -49,13 +49,12 @@ def set_at(core: Core, part: int, number: int) -> int:
     return core.part_start[part] + (number & core.part_mask[part]) * (2 * core.part_ways[part])
 
 
-@kernel
+@inlined
 def look_up(core: Core, cells: Cells, group: int, page: int) -> tuple[int, int, int]:
     """Return (kind, place of its set, way) of the entry for ``page``; way -1 if there is none.
 
     Order: 4K, 2M, 1G; at each size the context's own entry before a global one.
     """
-    apart()
     present = core.present[group]
     size = 0
     while present & 0o77:
@@ -74,10 +73,9 @@ def look_up(core: Core, cells: Cells, group: int, page: int) -> tuple[int, int, 
     return 0, 0, -1
 
 
-@kernel
+@inlined
 def look_up_nested(core: Core, cells: Cells, page: int) -> tuple[int, int, int]:
     """Return (size, place of its set, way) of the nested entry for gfn ``page``; way -1 if there is none."""
-    apart()
     group = core.nested_group
     present = core.present[group] >> NESTED_KIND
     size = 0
@@ -105,25 +103,17 @@ def value_for(frame: int, rights: int, size: int, page: int) -> int:
     return frame - (page & (1 << 9 * size) - 1) << VALUE_SHIFT | rights
 
 
-@kernel
+@inlined
 def fill(core: Core, cells: Cells, group: int, kind: int, page: int, value: int) -> bool:
     """Fill an own or global entry; return whether it took an empty way. The group must hold the size."""
-    apart()
     size = kind - GLOBAL_KIND if kind >= GLOBAL_KIND else kind
     space = core.global_context if kind >= GLOBAL_KIND else core.context
     part = 3 * group + size
     ways = core.part_ways[part]
     at = set_at(core, part, page >> 9 * size)
-    key = key_of(space, 0, size, page)
     core.present[group] |= 1 << kind
-    way = find(cells, at, ways, key)
-    if way >= 0:
-        touch(cells, at, ways, way)
-        cells[at + ways] = value
-        return False
-    cold = cells[at + ways - 1] == EMPTY
-    push(cells, at, ways, key, value)
-    return cold
+    _, gone, _ = put(cells, at, ways, key_of(space, 0, size, page), value)
+    return gone == EMPTY
 
 
 @kernel
