@@ -42,33 +42,33 @@ static inline word find(const word *set, word ways, word key)
     return -1;
 }
 
-static inline void shift_in(word *set, word last, word item)
-{
-    for (word i = last; i > 0; i--)
-        set[i] = set[i - 1];
-    set[0] = item;
-}
-
 /* Sets with values: `ways` keys, then `ways` values. */
 
 static inline void touch(word *set, word ways, word way)
 {
-    if (way > 0) {
-        shift_in(set, way, set[way]);
-        shift_in(set + ways, way, set[ways + way]);
+    word key = set[way], carried = set[0], carried_value = set[ways];
+    while (carried != key) {
+        set++;
+        word held = set[0], held_value = set[ways];
+        set[0] = carried, set[ways] = carried_value;
+        carried = held, carried_value = held_value;
     }
+    set -= way;
+    set[0] = carried, set[ways] = carried_value;
 }
 
-/* Update and touch, or push. Returns whether an empty way was taken. */
+/* Update and move to the front, or push: each entry moves on until one fills the gap that the key left, or an empty
+ * way. Returns whether an empty way was taken. */
 static inline bool put(word *set, word ways, word key, word value)
 {
-    word way = find(set, ways, key);
-    bool cold = way < 0 && set[ways - 1] == 0;
-    if (way < 0)
-        way = ways - 1;
-    shift_in(set, way, key);
-    shift_in(set + ways, way, value);
-    return cold;
+    word carried = key, carried_value = value;
+    for (word *last = set + ways - 1;; set++) {
+        word held = set[0], held_value = set[ways];
+        set[0] = carried, set[ways] = carried_value;
+        if (held == key || held == 0 || set == last)
+            return held == 0;
+        carried = held, carried_value = held_value;
+    }
 }
 
 static void drop(word *set, word ways, word way)
@@ -157,9 +157,14 @@ static inline int look_up_line(const struct core *core, word *cells, word level,
     word *set = cells + core->part_start[part] + (line & core->part_mask[part]) * ways;
     if (set[0] == key)
         return 1;
-    word way = find(set, ways, key), last = way < 0 ? ways - 1 : way, lost = set[last];
-    shift_in(set, last, key);
-    return way >= 0 ? 1 : lost == 0 ? -1 : 0;
+    word carried = key;
+    for (word *last = set + ways - 1;; set++) {
+        word held = set[0];
+        set[0] = carried;
+        if (held == key || held == 0 || set == last)
+            return held == key ? 1 : held == 0 ? -1 : 0;
+        carried = held;
+    }
 }
 
 static word reference_cycles(struct core *core, word *cells, word line)

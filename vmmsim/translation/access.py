@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from vmmsim.jit import apart, inlined, kernel
 from vmmsim.translation.caches import data_cycles
 from vmmsim.translation.chunk import FETCH, WRITE
-from vmmsim.translation.journal import begin, commit, log, roll_back
+from vmmsim.translation.journal import begin, counted, log, roll_back
 from vmmsim.translation.recency import touch
 from vmmsim.translation.segment import covers, largest_size
 from vmmsim.translation.state import (
@@ -139,7 +139,6 @@ def l1_miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: in
                 touch(cells, at, ways, cells[at + way])
                 hfn = frame_in(value, size, gvpn)
                 fill_both(core, cells, l1, found, gvpn, hfn, value & RIGHTS, False)
-                commit(core)
                 core.count[l1_count] += 1
                 core.count[Count.L2_HITS] += 1
                 if core.hierarchy:
@@ -168,7 +167,7 @@ def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, 
     if covered:
         guest = answer(gvpn + core.segment_offset[GUEST], 2, RIGHTS)
         log(core, Step.GUEST_CHECK, 0, gvpn, -1, guest >> ANSWER_FRAME_SHIFT)
-        core.pending[Count.BASE_BOUND_CHECKS] += 1
+        core.count[Count.BASE_BOUND_CHECKS] += 1
     else:
         guest = guest_walk(core, cells, pool, gvpn, is_write, kind & FETCH != 0)
         if guest == FAILED:
@@ -178,7 +177,6 @@ def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, 
         return fail(core, cells, pool, gvpn)
     # Nothing from here on fails: what the walk changed and counted stands.
     classify(core, covered, nested)
-    commit(core)
     l1 = L1_FETCH if kind & FETCH else L1_DATA
     if why != MISSED:
         core.count[Count.REWALKS] += 1
@@ -197,13 +195,12 @@ def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, 
 
 @inlined
 def classify(core: Core, covered: int, nested: int) -> None:
-    """Count the class of a translation, which the data page alone decides, and its cycles (pending)."""
-    pending = core.pending
+    """Count the class of a translation, which the data page alone decides, and its cycles."""
     nested_covered = core.kind[NESTED] == IDENTITY or nested & ANSWER_COVERED != 0
     if covered and nested_covered:
         # Two adds that can be summed beforehand: one compare, no reference, no cycle beside the L2 TLB.
         core.count[Count.SEGMENT_0D] += 1
-        pending[Count.BASE_BOUND_CHECKS] = 1
+        core.count[Count.BASE_BOUND_CHECKS] -= counted(core, Count.BASE_BOUND_CHECKS) - 1
         return
     core.count[Count.WALKS] += 1
     if covered:
@@ -213,10 +210,11 @@ def classify(core: Core, covered: int, nested: int) -> None:
     else:
         core.count[Count.WALK_BOTH] += 1
     if core.hierarchy:
-        pending[Count.WALK_CYCLES] += (
-            pending[Count.BASE_BOUND_CHECKS] * core.check_cycles
-            + (pending[Count.WALK_CACHE_HITS] + pending[Count.NESTED_WALK_CACHE_HITS]) * core.walk_cache_cycles
-            + pending[Count.NESTED_TLB_HITS] * core.nested_tlb_cycles
+        cached = counted(core, Count.WALK_CACHE_HITS) + counted(core, Count.NESTED_WALK_CACHE_HITS)
+        core.count[Count.WALK_CYCLES] += (
+            counted(core, Count.BASE_BOUND_CHECKS) * core.check_cycles
+            + cached * core.walk_cache_cycles
+            + counted(core, Count.NESTED_TLB_HITS) * core.nested_tlb_cycles
         )
 
 

@@ -21,7 +21,7 @@ def _look_up_line(core: Core, cells: Cells, level: int, line: int, noted: bool) 
 
 @kernel
 def reference_cycles(core: Core, cells: Cells, line: int) -> int:
-    """Read a page-table line (hPA >> 6) as the walker does; return its latency in cycles (pending counters)."""
+    """Read a page-table line (hPA >> 6) as the walker does; return its latency in cycles."""
     apart()
     answer = 0
     for level in range(core.walker_cache, 4):
@@ -29,9 +29,9 @@ def reference_cycles(core: Core, cells: Cells, line: int) -> int:
             answer = _look_up_line(core, cells, level, line, True)
             if answer == 1:
                 return core.cache_cycles[level]
-    core.pending[Count.REFERENCES_FROM_MEMORY] += 1
+    core.count[Count.REFERENCES_FROM_MEMORY] += 1
     if answer == -1:
-        core.pending[Count.COLD_LINES] += 1
+        core.count[Count.COLD_LINES] += 1
     return core.memory_cycles
 
 

@@ -35,22 +35,22 @@ def compare(core: Core, dimension: int, page: int) -> int:
 
 @kernel
 def count_escape(core: Core, dimension: int, page: int) -> None:
-    """Count a page in range that the filter sent away, truly or falsely (pending)."""
+    """Count a page in range that the filter sent away, truly or falsely."""
     apart()
-    core.pending[Count.ESCAPES] += 1
+    core.count[Count.ESCAPES] += 1
     if not is_member(core, dimension, page):
-        core.pending[Count.FALSE_ESCAPES] += 1
+        core.count[Count.FALSE_ESCAPES] += 1
 
 
 @kernel
 def covers(core: Core, dimension: int, page: int) -> bool:
-    """Compare, and count a compare that fails (pending). One that succeeds is counted where it is used."""
+    """Compare, and count a compare that fails. One that succeeds is counted where it is used."""
     apart()
     answer = compare(core, dimension, page)
     if answer == COVERED:
         return True
     if answer != OFF:
-        core.pending[Count.CHECKS_FAILED] += 1
+        core.count[Count.CHECKS_FAILED] += 1
         if answer == ESCAPED:
             log(core, Step.GUEST_ESCAPE + dimension, 0, page, -1, -1)
             count_escape(core, dimension, page)
