@@ -24,7 +24,6 @@ from vmmsim.translation.state import (
     NESTED,
     SEGMENT,
     Count,
-    Exit,
     Step,
 )
 from vmmsim.translation.tlb import (
@@ -33,13 +32,11 @@ from vmmsim.translation.tlb import (
     GLOBAL_KIND,
     IS_DIRTY,
     RIGHTS,
-    VALUE_SHIFT,
     drop_found,
     fill_both,
     frame_in,
-    key_of,
     look_up,
-    set_at,
+    size_of,
 )
 from vmmsim.translation.walk import (
     ANSWER_COVERED,
@@ -70,98 +67,56 @@ def wanted_rights(kind: int) -> int:
 
 
 @inlined
+def lack(value: int, want: int) -> int:
+    """Return what an entry with ``value`` that does not have all the rights ``want`` lacks."""
+    return LACKS_DIRTY if value & want == want & ~IS_DIRTY else LACKS_RIGHT
+
+
+@kernel
 def access(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int) -> int:
     """Translate one access and count it; return 0, or why it could not be, everything then as before.
 
     kind  chunk.WRITE, chunk.FETCH or 0
 
-    Hits of the L1 TLB are left to the caller to count: it sums them up.
+    Accesses, and those that the L1 TLB served, are left to the caller to count: it sums them up.
     """
-    l1 = L1_FETCH if kind & FETCH else L1_DATA
-    # FAST PATH: the page used last in its set, by a 4K entry of this context.
-    at = set_at(core, 3 * l1, gvpn)
-    if cells[at] == key_of(core.context, 0, 0, gvpn):
-        value = cells[at + core.part_ways[3 * l1]]
-        if value & wanted_rights(kind) == wanted_rights(kind):
-            if core.hierarchy:
-                use_line(core, cells, value >> VALUE_SHIFT, line, kind)
-            return 0
-    return by_l1(core, cells, pool, gvpn, line, kind)
-
-
-@kernel
-def by_l1(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int) -> int:
-    """Look in the whole L1 TLB, and go on down the ladder."""
     apart()
     l1 = L1_FETCH if kind & FETCH else L1_DATA
     want = wanted_rights(kind)
-    found, at, way = look_up(core, cells, l1, gvpn)
-    if way < 0:
-        return l1_miss(core, cells, pool, gvpn, line, kind)
-    size = found - GLOBAL_KIND if found >= GLOBAL_KIND else found
-    ways = core.part_ways[3 * l1 + size]
-    value = cells[at + ways + way]
-    if value & want == want:
-        touch(cells, at, ways, cells[at + way])
-        if core.hierarchy:
-            use_line(core, cells, frame_in(value, size, gvpn), line, kind)
-        return 0
-    begin(core)
-    why = LACKS_DIRTY if value & want == want & ~IS_DIRTY else LACKS_RIGHT
-    return miss(core, cells, pool, gvpn, line, kind, UNDECIDED, why)
-
-
-@inlined
-def use_line(core: Core, cells: Cells, hfn: int, line: int, kind: int) -> None:
-    """Let the access itself go through the caches, now that it has an hPA."""
-    core.count[Count.DATA_CYCLES] += data_cycles(core, cells, hfn << 6 | line, 1 if kind & FETCH else 0)
-
-
-@kernel
-def l1_miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int) -> int:
-    """Go on where the L1 TLB held nothing: guest segment beside the L2 TLB."""
-    apart()
-    begin(core)
-    l1 = L1_FETCH if kind & FETCH else L1_DATA
-    l1_count = Count.INSTRUCTION_L1_MISSES if kind & FETCH else Count.DATA_L1_MISSES
-    covered = UNDECIDED
-    if core.kind[GUEST] == SEGMENT and not core.segment_after_l2:
-        covered = 1 if covers(core, GUEST, gvpn) else 0
-    why = MISSED
-    if covered != 1:
-        want = wanted_rights(kind)
-        found, at, way = look_up(core, cells, L2, gvpn)
-        if way >= 0:
-            size = found - GLOBAL_KIND if found >= GLOBAL_KIND else found
-            ways = core.part_ways[3 * L2 + size]
-            value = cells[at + ways + way]
-            if value & want == want:
-                touch(cells, at, ways, cells[at + way])
-                hfn = frame_in(value, size, gvpn)
-                fill_both(core, cells, l1, found, gvpn, hfn, value & RIGHTS, False)
-                core.count[l1_count] += 1
-                core.count[Count.L2_HITS] += 1
-                if core.hierarchy:
-                    use_line(core, cells, hfn, line, kind)
-                return 0
-            why = LACKS_DIRTY if value & want == want & ~IS_DIRTY else LACKS_RIGHT
-    outcome = miss(core, cells, pool, gvpn, line, kind, covered, why)
-    if outcome == Exit.DONE:
-        core.count[l1_count] += 1
-        if why == MISSED:
-            core.count[Count.L2_MISSES] += 1
-    return outcome
-
-
-@kernel
-def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, covered: int, why: int) -> int:
-    """Translate by segment and walk what no TLB level could: guest dimension, nested dimension, class, fill.
-
-    covered  1 or 0 if the guest segment was compared already, UNDECIDED if not
-    why      MISSED, or what a TLB entry lacked
-    """
-    apart()
     is_write = kind & WRITE != 0
+    why = MISSED
+    covered = UNDECIDED
+    # 1. L1 TLB.
+    found, at, ways, way = look_up(core, cells, l1, gvpn)
+    l1_missed = way < 0
+    if way >= 0:
+        value = cells[at + ways + way]
+        if value & want == want:
+            touch(cells, at, ways, cells[at + way])
+            if core.hierarchy:
+                use_line(core, cells, frame_in(value, size_of(found), gvpn), line, kind)
+            return 0
+        why = lack(value, want)
+    begin(core)
+    # 2. The guest segment beside the L2 TLB, 3. the L2 TLB.
+    if l1_missed:
+        if core.kind[GUEST] == SEGMENT and not core.segment_after_l2:
+            covered = 1 if covers(core, GUEST, gvpn) else 0
+        if covered != 1:
+            found, at, ways, way = look_up(core, cells, L2, gvpn)
+            if way >= 0:
+                value = cells[at + ways + way]
+                if value & want == want:
+                    touch(cells, at, ways, cells[at + way])
+                    hfn = frame_in(value, size_of(found), gvpn)
+                    fill_both(core, cells, l1, found, gvpn, hfn, value & RIGHTS, False)
+                    core.count[Count.DATA_L1_MISSES + l1] += 1
+                    core.count[Count.L2_HITS] += 1
+                    if core.hierarchy:
+                        use_line(core, cells, hfn, line, kind)
+                    return 0
+                why = lack(value, want)
+    # 4. The guest dimension.
     if covered == UNDECIDED:
         covered = 1 if core.kind[GUEST] == SEGMENT and covers(core, GUEST, gvpn) else 0
     if covered:
@@ -172,25 +127,38 @@ def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, 
         guest = guest_walk(core, cells, pool, gvpn, is_write, kind & FETCH != 0)
         if guest == FAILED:
             return fail(core, cells, pool, gvpn)
+    # 5. The nested dimension.
     nested = translate_nested(core, cells, pool, guest >> ANSWER_FRAME_SHIFT, is_write, False)
     if nested == FAILED:
         return fail(core, cells, pool, gvpn)
-    # Nothing from here on fails: what the walk changed and counted stands.
+    # 6. Class. Nothing from here on fails: what the walk changed and counted stands.
     classify(core, covered, nested)
-    l1 = L1_FETCH if kind & FETCH else L1_DATA
-    if why != MISSED:
+    if l1_missed:
+        core.count[Count.DATA_L1_MISSES + l1] += 1
+    # 7. Rewalks.
+    if why == MISSED:
+        core.count[Count.L2_MISSES] += 1
+    else:
         core.count[Count.REWALKS] += 1
         core.count[Count.DIRTY_WALKS] += 1 if why == LACKS_DIRTY else 0
         drop_found(core, cells, l1, gvpn)
         drop_found(core, cells, L2, gvpn)
+    # 8. Fill.
     hfn = nested >> ANSWER_FRAME_SHIFT
-    rights = guest & (nested | CAN_EXECUTE) & RIGHTS
     entry = fill_size(core, pool, gvpn, guest, nested, covered)
     entry += GLOBAL_KIND if not covered and guest & GUEST_GLOBAL else 0
-    fill_both(core, cells, l1, entry, gvpn, hfn, rights, covered == 0 or core.segment_fills_l2 != 0)
+    to_l2 = covered == 0 or core.segment_fills_l2 != 0
+    fill_both(core, cells, l1, entry, gvpn, hfn, guest & (nested | CAN_EXECUTE) & RIGHTS, to_l2)
+    # 9. Data.
     if core.hierarchy:
         use_line(core, cells, hfn, line, kind)
     return 0
+
+
+@inlined
+def use_line(core: Core, cells: Cells, hfn: int, line: int, kind: int) -> None:
+    """Let the access itself go through the caches, now that it has an hPA."""
+    core.count[Count.DATA_CYCLES] += data_cycles(core, cells, hfn << 6 | line, 1 if kind & FETCH else 0)
 
 
 @inlined

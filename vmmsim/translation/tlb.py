@@ -50,8 +50,8 @@ def set_at(core: Core, part: int, number: int) -> int:
 
 
 @inlined
-def look_up(core: Core, cells: Cells, group: int, page: int) -> tuple[int, int, int]:
-    """Return (kind, place of its set, way) of the entry for ``page``; way -1 if there is none.
+def look_up(core: Core, cells: Cells, group: int, page: int) -> tuple[int, int, int, int]:
+    """Return (kind, place of its set, ways of it, way) of the entry for ``page``; way -1 if there is none.
 
     Order: 4K, 2M, 1G; at each size the context's own entry before a global one.
     """
@@ -59,18 +59,19 @@ def look_up(core: Core, cells: Cells, group: int, page: int) -> tuple[int, int, 
     size = 0
     while present & 0o77:
         part = 3 * group + size
+        ways = core.part_ways[part]
         at = set_at(core, part, page >> 9 * size)
         if present & 1:
-            way = find(cells, at, core.part_ways[part], key_of(core.context, 0, size, page))
+            way = find(cells, at, ways, key_of(core.context, 0, size, page))
             if way >= 0:
-                return OWN_KIND + size, at, way
+                return OWN_KIND + size, at, ways, way
         if present & 8:
-            way = find(cells, at, core.part_ways[part], key_of(core.global_context, 0, size, page))
+            way = find(cells, at, ways, key_of(core.global_context, 0, size, page))
             if way >= 0:
-                return GLOBAL_KIND + size, at, way
+                return GLOBAL_KIND + size, at, ways, way
         present = present >> 1 & 0o33
         size += 1
-    return 0, 0, -1
+    return 0, 0, 0, -1
 
 
 @inlined
@@ -92,6 +93,12 @@ def look_up_nested(core: Core, cells: Cells, page: int) -> tuple[int, int, int]:
 
 
 @inlined
+def size_of(kind: int) -> int:
+    """Return the size of an own or a global entry."""
+    return kind - GLOBAL_KIND if kind >= GLOBAL_KIND else kind
+
+
+@inlined
 def frame_in(value: int, size: int, page: int) -> int:
     """Return the frame of ``page`` by an entry of ``size`` with ``value``."""
     return (value >> VALUE_SHIFT) + (page & (1 << 9 * size) - 1)
@@ -106,7 +113,7 @@ def value_for(frame: int, rights: int, size: int, page: int) -> int:
 @inlined
 def fill(core: Core, cells: Cells, group: int, kind: int, page: int, value: int) -> bool:
     """Fill an own or global entry; return whether it took an empty way. The group must hold the size."""
-    size = kind - GLOBAL_KIND if kind >= GLOBAL_KIND else kind
+    size = size_of(kind)
     space = core.global_context if kind >= GLOBAL_KIND else core.context
     part = 3 * group + size
     ways = core.part_ways[part]
@@ -120,10 +127,9 @@ def fill(core: Core, cells: Cells, group: int, kind: int, page: int, value: int)
 def drop_found(core: Core, cells: Cells, group: int, page: int) -> None:
     """Drop the entry that a look-up of ``page`` finds, if any."""
     apart()
-    kind, at, way = look_up(core, cells, group, page)
+    _, at, ways, way = look_up(core, cells, group, page)
     if way >= 0:
-        size = kind - GLOBAL_KIND if kind >= GLOBAL_KIND else kind
-        drop(cells, at, core.part_ways[3 * group + size], way)
+        drop(cells, at, ways, way)
 
 
 @kernel
