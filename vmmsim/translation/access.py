@@ -118,7 +118,7 @@ def access(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int
                 why = lack(value, want)
     # 4. The guest dimension.
     if covered == UNDECIDED:
-        covered = 1 if core.kind[GUEST] == SEGMENT and covers(core, GUEST, gvpn) else 0
+        covered = 1 if covers(core, GUEST, gvpn) else 0
     if covered:
         guest = answer(gvpn + core.segment_offset[GUEST], 2, RIGHTS)
         log(core, Step.GUEST_CHECK, 0, gvpn, -1, guest >> ANSWER_FRAME_SHIFT)

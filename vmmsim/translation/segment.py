@@ -15,48 +15,31 @@ from vmmsim.translation.state import SEGMENT, Count, Step
 if TYPE_CHECKING:
     from vmmsim.translation.types import Core, Pool
 
-OFF = 0
-COVERED = 1
-OUTSIDE = 2
-ESCAPED = 3
-
 
 @inlined
-def compare(core: Core, dimension: int, page: int) -> int:
-    """Return what the segment of ``dimension`` says of ``page``: OFF, COVERED, OUTSIDE or ESCAPED."""
-    if core.kind[dimension] != SEGMENT or core.segment_base[dimension] >= core.segment_limit[dimension]:
-        return OFF
-    if page < core.segment_base[dimension] or page >= core.segment_limit[dimension]:
-        return OUTSIDE
-    if core.filter_banks[dimension] > 0 and filter_hits(core, dimension, page):
-        return ESCAPED
-    return COVERED
-
-
-@kernel
-def count_escape(core: Core, dimension: int, page: int) -> None:
-    """Count a page in range that the filter sent away, truly or falsely."""
-    apart()
-    core.count[Count.ESCAPES] += 1
-    if not is_member(core, dimension, page):
-        core.count[Count.FALSE_ESCAPES] += 1
-
-
-@kernel
 def covers(core: Core, dimension: int, page: int) -> bool:
     """Compare, and count a compare that fails. One that succeeds is counted where it is used."""
-    apart()
-    answer = compare(core, dimension, page)
-    if answer == COVERED:
+    if core.kind[dimension] != SEGMENT or core.segment_base[dimension] >= core.segment_limit[dimension]:
+        return False
+    in_range = core.segment_base[dimension] <= page < core.segment_limit[dimension]
+    if in_range and not filter_hits(core, dimension, page):
         return True
-    if answer != OFF:
-        core.count[Count.CHECKS_FAILED] += 1
-        if answer == ESCAPED:
-            log(core, Step.GUEST_ESCAPE + dimension, 0, page, -1, -1)
-            count_escape(core, dimension, page)
-        else:
-            log(core, Step.GUEST_OUTSIDE + dimension, 0, page, -1, -1)
+    _count_failed(core, dimension, page, in_range)
     return False
+
+
+@kernel
+def _count_failed(core: Core, dimension: int, page: int, in_range: bool) -> None:
+    """Count a compare that failed; a page in range was sent away by the filter, truly or falsely."""
+    apart()
+    core.count[Count.CHECKS_FAILED] += 1
+    if in_range:
+        log(core, Step.GUEST_ESCAPE + dimension, 0, page, -1, -1)
+        core.count[Count.ESCAPES] += 1
+        if not is_member(core, dimension, page):
+            core.count[Count.FALSE_ESCAPES] += 1
+    else:
+        log(core, Step.GUEST_OUTSIDE + dimension, 0, page, -1, -1)
 
 
 @kernel

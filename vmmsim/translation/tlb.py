@@ -132,10 +132,9 @@ def drop_found(core: Core, cells: Cells, group: int, page: int) -> None:
         drop(cells, at, ways, way)
 
 
-@kernel
+@inlined
 def fill_both(core: Core, cells: Cells, l1: int, kind: int, page: int, frame: int, rights: int, to_l2: bool) -> None:
     """Fill the L1 TLB ``l1``, cut to the largest size it holds, and the L2 TLB if it holds that very size."""
-    apart()
     is_global = GLOBAL_KIND if kind >= GLOBAL_KIND else 0
     size = core.cut[l1, kind - is_global]
     value = value_for(frame, rights, size, page)

@@ -34,7 +34,7 @@ from vmmsim.translation.page_table import (
 )
 from vmmsim.translation.recency import put_noted, touch_noted
 from vmmsim.translation.segment import covers
-from vmmsim.translation.state import GUEST, IDENTITY, NESTED, NESTED_PART, SEGMENT, WALK_PART, Count, Exit, Step
+from vmmsim.translation.state import GUEST, IDENTITY, NESTED, NESTED_PART, WALK_PART, Count, Exit, Step
 from vmmsim.translation.tlb import (
     CAN_EXECUTE,
     CAN_WRITE,
@@ -155,7 +155,7 @@ def translate_nested(core: Core, cells: Cells, pool: Pool, gfn: int, is_write: b
     """
     if core.kind[NESTED] == IDENTITY:
         return answer(gfn, 2, RIGHTS)
-    if core.kind[NESTED] == SEGMENT and covers(core, NESTED, gfn):
+    if covers(core, NESTED, gfn):
         core.count[Count.BASE_BOUND_CHECKS] += 1
         hfn = gfn + core.segment_offset[NESTED]
         log(core, Step.VMM_CHECK, 0, gfn, -1, hfn)
