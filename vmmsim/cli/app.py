@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import machines, output
+from vmmsim.cli import explain, machines, output
 from vmmsim.errors import BadInput
 
 ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("explain")(explain.explain)
 app.command("machines")(machines.machines)
 
 

@@ -55,6 +55,7 @@ Outcome = Literal["covered", "outside", "escaped"]
 class Reference:
     """One page-table entry that the walk read."""
 
+    kind: Literal["reference"] = attrs.field(default="reference", init=False, repr=False)
     number: int
     """Its place in the walk, from 1."""
     dimension: Dimension
@@ -70,11 +71,18 @@ class Reference:
     to: str
     """What lies at that address: "nested L3 table", "guest L4 table", "data page"."""
 
+    @property
+    def leaf_page(self) -> str | None:
+        """The size of the page that the entry maps, "4K", "2M" or "1G"; None if it leads to a table below."""
+        goes_on = self.to == f"{self.dimension} L{self.level - 1} table"
+        return None if goes_on else SIZE_NAMES[self.level - 1]
+
 
 @attrs.frozen(kw_only=True)
 class Check:
     """One compare of an address with a segment and its escape filter."""
 
+    kind: Literal["check"] = attrs.field(default="check", init=False, repr=False)
     segment: Literal["guest", "vmm"]
     """Whose segment."""
     of: str
@@ -104,24 +112,31 @@ class Row:
     """ "gVA" (the guest segment's compare), "guest L4", ..., "data page"."""
     address: int | None
     """The gVA, or the gPA of the guest table or the data page (natively the hPA); None if it was never needed."""
+    nested_levels: int
+    """How many nested references its address takes where the nested table is walked."""
     steps: tuple[Step, ...]
     """In the order of the walk."""
 
     @property
+    def is_table(self) -> bool:
+        """Whether its address is that of a guest table, an entry of which is then read."""
+        return self.name.startswith("guest")
+
+    @property
     def nested(self) -> tuple[Reference, ...]:
         """The references to nested tables."""
-        return tuple(step for step in self.steps if isinstance(step, Reference) and step.dimension == "nested")
+        return tuple(step for step in self.steps if step.kind == "reference" and step.dimension == "nested")
 
     @property
     def guest(self) -> Reference | None:
         """The reference to the guest table."""
-        found = (step for step in self.steps if isinstance(step, Reference) and step.dimension == "guest")
+        found = (step for step in self.steps if step.kind == "reference" and step.dimension == "guest")
         return next(found, None)
 
     @property
     def check(self) -> Check | None:
         """The compare with a segment; a row has one at most."""
-        return next((step for step in self.steps if isinstance(step, Check)), None)
+        return next((step for step in self.steps if step.kind == "check"), None)
 
 
 @attrs.frozen(kw_only=True)
@@ -181,12 +196,12 @@ class Explanation:
     @property
     def references(self) -> tuple[Reference, ...]:
         """The references, numbered from 1."""
-        return tuple(step for step in self.steps if isinstance(step, Reference))
+        return tuple(step for step in self.steps if step.kind == "reference")
 
     @property
     def checks(self) -> tuple[Check, ...]:
         """The compares, those that failed too."""
-        return tuple(step for step in self.steps if isinstance(step, Check))
+        return tuple(step for step in self.steps if step.kind == "check")
 
     @property
     def native(self) -> bool:
@@ -215,35 +230,17 @@ def explain(
 
     ``BadInput``, with the parameter as its path, for what is not one of these or makes no sense in the mode.
     """
-    if levels not in (4, 5):
-        raise BadInput(f"must be 4 or 5, not {levels}", path="levels")
-    with _about("gva"):
-        gvpn = page_number(gva, levels)
-    with _about("guest_page"):
-        guest_size = size_number(guest_page)
-    with _about("host_page"):
-        host_size = size_number(host_page)
-    vm = _Vm(
-        gvpn=gvpn,
-        line=gva >> 6 & 63,
-        guest_size=guest_size,
-        host_size=host_size,
-        levels=levels,
-        escaped=escaped,
-        tables_outside=tables_outside,
+    return walk(
+        plan(
+            gva,
+            mode=mode,
+            guest_page=guest_page,
+            host_page=host_page,
+            levels=levels,
+            escaped=escaped,
+            tables_outside=tables_outside,
+        )
     )
-    if mode not in MODES:
-        raise BadInput(hints.unknown(mode, MODES), path="mode")
-    _check_sense(vm, MODES[mode])
-    gva %= 1 << 64
-    walk = _walked(vm, MODES[mode], gva)
-    if walk.native:
-        kept: tuple[Kept, ...] = ()
-    elif mode == "base":
-        kept = tuple(_kept(_walked(vm, MODES[other], gva), walk) for other in ("vmm-direct", "guest-direct"))
-    else:
-        kept = (_kept(walk, _walked(vm, MODES["base"], gva)),)
-    return attrs.evolve(walk, kept=kept, notes=tuple(_notes(vm, walk)))
 
 
 @contextlib.contextmanager
@@ -255,8 +252,50 @@ def _about(path: str) -> Iterator[None]:
         raise BadInput(bad.problems[0].message, path=path) from None
 
 
-def _check_sense(vm: _Vm, mode: Mode) -> None:
+def plan(
+    gva: int, *, mode: str, guest_page: str, host_page: str, levels: int, escaped: bool, tables_outside: int
+) -> Plan:
+    """Return what ``walk`` is to do, checked; arguments and errors are those of ``explain``."""
+    if levels not in (4, 5):
+        raise BadInput(f"must be 4 or 5, not {levels}", path="levels")
+    if mode not in MODES:
+        raise BadInput(hints.unknown(mode, MODES), path="mode")
+    with _about("gva"):
+        gvpn = page_number(gva, levels)
+    with _about("guest_page"):
+        guest_size = size_number(guest_page)
+    with _about("host_page"):
+        host_size = size_number(host_page)
+    planned = Plan(
+        gva=gva % (1 << 64),
+        mode=MODES[mode],
+        gvpn=gvpn,
+        line=gva >> 6 & 63,
+        guest_size=guest_size,
+        host_size=host_size,
+        levels=levels,
+        escaped=escaped,
+        tables_outside=tables_outside,
+    )
+    _check_sense(planned)
+    return planned
+
+
+def walk(plan: Plan) -> Explanation:
+    """Return the walk, and what other modes leave of it, or it of a base one."""
+    walked = _walked(plan, plan.mode)
+    if walked.native:
+        kept: tuple[Kept, ...] = ()
+    elif walked.mode == "base":
+        kept = tuple(_kept(_walked(plan, MODES[other]), walked) for other in ("vmm-direct", "guest-direct"))
+    else:
+        kept = (_kept(walked, _walked(plan, MODES["base"])),)
+    return attrs.evolve(walked, kept=kept, notes=tuple(_notes(plan, walked)))
+
+
+def _check_sense(vm: Plan) -> None:
     """Refuse an escape, or tables outside, where the mode has nothing to be outside of."""
+    mode = vm.mode
     if vm.escaped and mode.nested == "walk":
         raise BadInput(
             f"{mode.name} has no VMM segment to escape from: its nested table can put any page anywhere; "
@@ -280,7 +319,7 @@ def _check_sense(vm: _Vm, mode: Mode) -> None:
         )
 
 
-def _notes(vm: _Vm, walk: Explanation) -> Iterator[str]:
+def _notes(vm: Plan, walk: Explanation) -> Iterator[str]:
     read = {reference.dimension for reference in walk.references}
     if vm.guest_size and "guest" not in read:
         yield f"guest pages of {walk.guest_page} make no difference: no guest table is read"
@@ -291,9 +330,11 @@ def _notes(vm: _Vm, walk: Explanation) -> Iterator[str]:
 
 
 @attrs.frozen(kw_only=True)
-class _Vm:
-    """The tiny VM: what is where."""
+class Plan:
+    """The tiny VM: what is where, and what is to be translated in which mode."""
 
+    gva: int
+    mode: Mode
     gvpn: int
     line: int
     guest_size: int
@@ -348,7 +389,7 @@ def _bare(levels: int) -> Machine:
     )
 
 
-def _walked(vm: _Vm, mode: Mode, gva: int) -> Explanation:
+def _walked(vm: Plan, mode: Mode) -> Explanation:
     """Let the engine make the walk in ``mode`` and return its log as rows."""
     from vmmsim.translation.chunk import pack
     from vmmsim.translation.engine import Engine
@@ -360,21 +401,21 @@ def _walked(vm: _Vm, mode: Mode, gva: int) -> Explanation:
     outcome, log = engine.walk_log(int(pack(vm.gvpn, line=vm.line)[0]))
     assert outcome.exit is Exit.DONE, "the page is mapped at both levels"
     counters = engine.counters()
-    rows = _Reader(vm, mode, gva).rows(log)
+    rows = _Reader(vm, mode).rows(log)
     walk = Explanation(
-        gva=gva,
+        gva=vm.gva,
         mode=mode.name,
         guest_page=SIZE_NAMES[vm.guest_size],
         host_page=None if mode.nested == "identity" else SIZE_NAMES[vm.host_size],
         levels=vm.levels,
         escaped=vm.escaped,
         tables_outside=vm.tables_outside,
-        segments=tuple(_bounds(vm, registers, gva)),
+        segments=tuple(_bounds(vm, registers)),
         rows=rows,
         dimension="0D" if counters["segment_0d"] else "2D" if counters["walk_both"] else "1D",
         total_references=counters["references"],
         base_bound_checks=counters["base_bound_checks"],
-        hpa=_byte(log[-1].result + _within(log[-1]), gva),
+        hpa=_byte(log[-1].result + _within(log[-1]), vm.gva),
     )
     assert len(walk.references) == walk.total_references
     assert sum(check.counted for check in walk.checks) == walk.base_bound_checks
@@ -390,7 +431,7 @@ def _within(line: WalkStep) -> int:
     return line.page % size_pages(line.level - 1) if line.level else 0
 
 
-def _registers(engine: Engine, vm: _Vm, mode: Mode) -> Registers:
+def _registers(engine: Engine, vm: Plan, mode: Mode) -> Registers:
     """Build the tables and segments of the VM and return the registers that hold them."""
     from vmmsim.translation.registers import Registers, Segment
 
@@ -443,7 +484,7 @@ def _supply(frames: Iterator[int] | tuple[int, ...]) -> Callable[[int], NDArray[
     return lambda count: np.array([next(rest) for _ in range(count)], np.int64)
 
 
-def _bounds(vm: _Vm, registers: Registers, gva: int) -> Iterator[Bounds]:
+def _bounds(vm: Plan, registers: Registers) -> Iterator[Bounds]:
     """Yield the segments in bytes; gVAs as the programmer writes them, with the sign extended."""
     if (guest := registers.guest_segment) is not None:
         base = virtual_address(guest.base, vm.levels)
@@ -462,12 +503,14 @@ def _bounds(vm: _Vm, registers: Registers, gva: int) -> Iterator[Bounds]:
 class _Reader:
     """Puts the lines of a log into rows."""
 
-    def __init__(self, vm: _Vm, mode: Mode, gva: int) -> None:
-        self._gva = gva
+    def __init__(self, vm: Plan, mode: Mode) -> None:
+        self._vm = vm
+        self._gva = vm.gva
+        self._native = mode.nested == "identity"
         self._leaf = vm.guest_leaf(mode)[0] + 1
         guest = [f"guest L{level}" for level in range(vm.levels, self._leaf - 1, -1)]
         before = ["gVA"] if mode.guest == "segment" else []
-        self._names = [*before, *guest, *([] if mode.nested == "identity" else ["data page"])]
+        self._names = [*before, *guest, *([] if self._native else ["data page"])]
         self._now = guest[0]
         self._references = 0
         self._guest_covers = False
@@ -481,7 +524,20 @@ class _Reader:
             row, about, step = self._read(line, following)
             steps[row].append(step)
             addresses.setdefault(row, about)
-        return tuple(Row(name=name, address=addresses.get(name), steps=tuple(steps[name])) for name in self._names)
+        return tuple(
+            Row(
+                name=name,
+                address=addresses.get(name),
+                nested_levels=self._nested_levels(name),
+                steps=tuple(steps[name]),
+            )
+            for name in self._names
+        )
+
+    def _nested_levels(self, name: str) -> int:
+        if name == "gVA" or self._native:
+            return 0
+        return self._vm.levels - (0 if name == "data page" and self._vm.escaped else self._vm.host_size)
 
     def _read(self, line: WalkStep, following: WalkStep | None) -> tuple[str, int, Step]:
         """Return the row of one line, the address that this row is about, and what was done."""
