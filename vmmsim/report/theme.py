@@ -5,7 +5,7 @@ The colours are Okabe and Ito's, which stay apart for colour-blind readers; the 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -48,7 +48,7 @@ FONT: Final = "DejaVu Sans"
 """Comes with matplotlib, so that figures are the same on every machine."""
 MONO: Final = "DejaVu Sans Mono"
 
-FIGURE: Final[dict[str, object]] = {
+FIGURE: Final[dict[Any, Any]] = {
     "font.family": FONT,
     "text.usetex": False,
     "mathtext.default": "regular",
