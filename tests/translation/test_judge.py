@@ -98,6 +98,8 @@ def _fields(described: object) -> dict[str, object]:
 
 PAGES = (0, 1, 2, 3, 513, 1 << 18, (1 << 35) + 5)
 """Few pages, so that structures of two entries hit and miss about equally, in few tables."""
+MAPPED_FIRST = (0, 1, 2, 513, 514, 1 << 18)
+"""Pages that the first process begins with."""
 GFNS = (0, 1, 5, 512, 1024, 1 << 18)
 """Where data pages may be in the guest; the guest's tables follow at 40."""
 TABLE_GFN = 40
@@ -250,7 +252,7 @@ class Judge(RuleBasedStateMachine):
                 self.guests[self.current].map(page, GFNS[serve], size, flags)
 
     @rule(
-        pages=st.lists(st.tuples(st.sampled_from((0, 1, 2, 513, 514, 1 << 18)), st.sampled_from((0, 1, 1))), min_size=8),
+        pages=st.lists(st.tuples(st.sampled_from(MAPPED_FIRST), st.sampled_from((0, 1, 1))), min_size=8),
         line=st.integers(0, 3), size=SIZES,
     )  # fmt: skip
     def work(self, pages: list[tuple[int, int]], line: int, size: int) -> None:
@@ -338,9 +340,11 @@ class Judge(RuleBasedStateMachine):
         SEEN["switches"] += 1
 
     @rule(
-        mode=st.sampled_from((*MODES.values(), MODES["dual-direct"], MODES["guest-direct"])), base=st.sampled_from((0, 1, 512)),
+        mode=st.sampled_from((*MODES.values(), MODES["dual-direct"], MODES["guest-direct"])),
+        base=st.sampled_from((0, 1, 512)),
         pages=st.sampled_from((2, 3, 512, 1024, 1 << 18, 0)), offset=st.sampled_from((0, 1, 512, 1 << 18)),
-        vmm_pages=st.sampled_from((3, 41, 512, 1 << 18, 1 << 19, 0)), members=st.sets(st.sampled_from((0, 1, 2, 5, 41)), max_size=2),
+        vmm_pages=st.sampled_from((3, 41, 512, 1 << 18, 1 << 19, 0)),
+        members=st.sets(st.sampled_from((0, 1, 2, 5, 41)), max_size=2),
     )  # fmt: skip
     def change_mode(self, mode: Mode, base: int, pages: int, offset: int, vmm_pages: int, members: set[int]) -> None:
         """Write registers and filters, and flush what depends on them."""
@@ -364,7 +368,7 @@ class Judge(RuleBasedStateMachine):
         return segment is not None and first < segment.limit and first + (1 << 9 * size) > segment.base
 
     def _drop_large_leaves(self, which: object, twin: Twin) -> None:
-        """Do an OS's duty: no large leaf under a segment, where it would translate other pages than the escaping ones."""
+        """Do an OS's duty: no large leaf under a segment, where it would translate more than the escaping pages."""
         pages, _, sizes = twin.ours.leaves()
         for page, size in zip(pages.tolist(), sizes.tolist(), strict=True):
             if size and self._under_segment(which, page, size):

@@ -7,8 +7,12 @@ from typing import Final, cast
 
 import typer
 
+<<<<<<< HEAD
 from vmmsim.cli import machines, output
 from vmmsim.cli.trace import trace_app
+=======
+from vmmsim.cli import explain, machines, output
+>>>>>>> explain
 from vmmsim.errors import BadInput
 
 ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])
@@ -24,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(trace_app, name="trace")
 
+app.command("explain")(explain.explain)
 app.command("machines")(machines.machines)
 
 
