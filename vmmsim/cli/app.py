@@ -7,12 +7,8 @@ from typing import Final, cast
 
 import typer
 
-<<<<<<< HEAD
-from vmmsim.cli import machines, output
-from vmmsim.cli.trace import trace_app
-=======
 from vmmsim.cli import explain, machines, output
->>>>>>> explain
+from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
 ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])

@@ -161,7 +161,7 @@ def _guest_frames(plan: Plan, need: int) -> int:
         raise BadInput(
             f"guest memory of {format_bytes(plan.guest_frames * PAGE_BYTES)} is too small: the program in "
             f"{SIZE_NAMES[plan.guest_page]} pages, with its page tables, needs {format_bytes(need * PAGE_BYTES)}",
-            path="--guest-memory",
+            file="--guest-memory",
         )
     return plan.guest_frames
 
@@ -173,7 +173,7 @@ def _segment(
     if not bad_pages:
         return Segment(base=base, limit=limit, offset=offset), ()
     if bad_pages > limit - base:
-        raise BadInput(f"{bad_pages} bad pages do not fit a segment of {limit - base} pages", path="--bad-pages")
+        raise BadInput(f"{bad_pages} bad pages do not fit a segment of {limit - base} pages", file="--bad-pages")
     random = stream(plan.seed, f"{name}.bad")
     chosen = base + random.choice(limit - base, bad_pages, replace=False)
     bad = tuple(sorted(int(page) for page in chosen))

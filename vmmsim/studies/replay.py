@@ -198,7 +198,7 @@ def replay(
     wanted = chosen_modes(modes)
     plan = _plan(guest_page, host_page, guest_memory, placement, bad_pages, seed)
     if accesses not in KINDS:
-        raise BadInput(unknown(accesses, KINDS), path="--accesses")
+        raise BadInput(unknown(accesses, KINDS), file="--accesses")
     opened = trace if isinstance(trace, Trace) else open_trace(trace, levels=described.levels)
     program, counts = survey(opened, accesses, described)
     lanes = [_Lane(described, MODES[name], program, plan) for name in dict.fromkeys((*TWINS, *wanted))]
@@ -224,7 +224,7 @@ def chosen_modes(names: Sequence[str]) -> list[str]:
     chosen: dict[str, None] = {}
     for name in names:
         if name != "all" and name not in MODES:
-            raise BadInput(unknown(name, ("all", *MODES)), path="--mode")
+            raise BadInput(unknown(name, ("all", *MODES)), file="--mode")
         chosen.update(dict.fromkeys(MODES if name == "all" else (name,)))
     return list(chosen)
 
@@ -233,13 +233,13 @@ def _plan(
     guest_page: str, host_page: str, guest_memory: int | None, placement: Placement, bad_pages: int, seed: int
 ) -> Plan:
     if placement not in PLACEMENTS:
-        raise BadInput(unknown(placement, PLACEMENTS), path="--placement")
+        raise BadInput(unknown(placement, PLACEMENTS), file="--placement")
     if not 0 <= bad_pages <= MEMBERS:
-        raise BadInput(f"{bad_pages} is not a number of bad pages from 0 to {MEMBERS}", path="--bad-pages")
+        raise BadInput(f"{bad_pages} is not a number of bad pages from 0 to {MEMBERS}", file="--bad-pages")
     if seed < 0:
-        raise BadInput(f"{seed} is not a seed; a whole number from 0 is", path="--seed")
+        raise BadInput(f"{seed} is not a seed; a whole number from 0 is", file="--seed")
     if guest_memory is not None and not 0 < guest_memory <= 8 << 40:
-        raise BadInput("guest memory must lie between 4 KiB and 8 TiB", path="--guest-memory")
+        raise BadInput("guest memory must lie between 4 KiB and 8 TiB", file="--guest-memory")
     return Plan(
         guest_page=size_number(guest_page),
         host_page=size_number(host_page),
