@@ -7,11 +7,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from vmmsim.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def say(line: str) -> None:
@@ -27,6 +30,14 @@ def text(words: str) -> None:
     except UnicodeEncodeError:
         words = words.replace("·", ".").encode(encoding, "replace").decode(encoding)
     print(words)
+
+
+def console() -> Console:
+    """Return what prints tables to stdout, as wide as the terminal, or as they need off one; no colours there."""
+    from rich.console import Console
+
+    wide = None if sys.stdout.isatty() else 120
+    return Console(width=wide, markup=False, highlight=False, emoji=False)
 
 
 def say_if_compiling() -> None:
