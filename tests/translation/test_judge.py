@@ -323,6 +323,16 @@ class Judge(RuleBasedStateMachine):
             else:
                 self._both("invalidate_eptp", which)
 
+    @rule(gfn=st.sampled_from((0, 1)), page=st.sampled_from((0, 1)))
+    def write_protect(self, gfn: int, page: int) -> None:
+        """Write-protect a gfn, as page sharing does, write to it, and give the right back."""
+        leaf = self.nested[self.current[2]].leaf(gfn)
+        if leaf is not None:
+            self.nested[self.current[2]].set_flags(gfn, {"writable": False})
+            self._both("invalidate_eptp", self.current[2])
+            self.access([(page, 1), (page, 0), (page, 1)], 0, 0, 0, 0)
+            self.nested[self.current[2]].set_flags(gfn, {"writable": bool(leaf.flags & pt.WRITABLE)})
+
     @rule(which=st.sampled_from((CONTEXTS[0], 1)), page=st.sampled_from((512, 1 << 18)))
     def split(self, which: object, page: int) -> None:
         """Split a large leaf: nothing is invalidated, for no translation changes."""

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import demo, explain, machines, output, replay
+from vmmsim.cli import demo, explain, machines, output, replay, warm
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
@@ -27,6 +27,7 @@ app.add_typer(trace_app, name="trace")
 app.command("demo")(demo.demo)
 app.command("replay")(replay.replay)
 app.command("explain")(explain.explain)
+app.command("warm")(warm.warm)
 app.command("machines")(machines.machines)
 
 

@@ -102,8 +102,8 @@ def footnotes(done: Replay) -> list[str]:
     cold = max((run.counters["cold_lines"] / max(run.counters["references"], 1) for run in done.runs), default=0)
     if cold >= 0.01:
         lines.append(
-            f"Caches begin empty: up to {100 * cold:.0f} % of a mode's references were the first to their line, and cost "
-            "a memory access that a longer trace would spread thinner."
+            f"Caches begin empty: up to {100 * cold:.0f} % of a mode's references were the first to their line, and "
+            "cost a memory access that a longer trace would spread thinner."
         )
     if any(run.mode == "guest-direct" for run in done.runs) and done.machine.switches.segment_at == "l1_miss":
         lines.append(
