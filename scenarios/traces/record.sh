@@ -56,7 +56,7 @@ with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000000
 SQL
 
 cat > table.py <<'PY'
-size, state = 400_000, 1
+size, state = 40_000, 1
 table = dict.fromkeys(range(size), 0)
 while True:
     state = (state * 1103515245 + 12345) % 2**31
@@ -68,5 +68,5 @@ record "$here/compiler.parquet" --skip 10000000 --limit 16000000 -- \
   "$(gcc -print-prog-name=cc1)" -quiet -O2 tree.c -o tree.s
 record "$here/database.parquet" --skip 2000000 --limit 16000000 -- \
   sqlite3 -cmd "pragma mmap_size=1000000000" people.db "select sum(length(b.name)) from person a join person b on b.id = a.friend"
-PYTHONHASHSEED=0 record "$here/python.parquet" --skip 150000000 --limit 16000000 -- \
+PYTHONHASHSEED=0 record "$here/python.parquet" --skip 56000000 --limit 16000000 -- \
   /usr/bin/python3 -I -S table.py
