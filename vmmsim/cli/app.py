@@ -8,6 +8,7 @@ from typing import Final, cast
 import typer
 
 from vmmsim.cli import explain, machines, output
+from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
 ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])
@@ -21,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(trace_app, name="trace")
 
 app.command("explain")(explain.explain)
 app.command("machines")(machines.machines)
