@@ -22,7 +22,8 @@ guest L3     6    7    8    9            10
 guest L2    11   12   13   14            15
 guest L1    16   17   18   19            20
 data page   21   22   23   24
-24 references, 0 checks, 2D.     VMM Direct leaves 5 10 15 20 (4, and 5 checks); Guest Direct leaves 21-24 (4, and 1 check).
+24 references, 0 checks, 2D.     VMM Direct leaves 5 10 15 20 (4, and 5 checks); \
+Guest Direct leaves 21-24 (4, and 1 check).
 """
 
 
@@ -236,6 +237,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path: Path, mon
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(ValueError, match="kept.svg: cannot be written: Permission denied"):
+    with pytest.raises(ValueError, match=r"kept\.svg: cannot be written: Permission denied"):
         output.write_whole(file, b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -16,7 +16,8 @@ guest L3     6    7    8    9            10
 guest L2    11   12   13   14            15
 guest L1    16   17   18   19            20
 data page   21   22   23   24
-24 references, 0 checks, 2D.     VMM Direct leaves 5 10 15 20 (4, and 5 checks); Guest Direct leaves 21-24 (4, and 1 check)."""
+24 references, 0 checks, 2D.     VMM Direct leaves 5 10 15 20 (4, and 5 checks); \
+Guest Direct leaves 21-24 (4, and 1 check)."""
 
 ESCAPED = """\
 gVA 0x7f5a12345678, VMM Direct, 4K pages in guest and host, the data page escapes, all caches empty
@@ -32,9 +33,9 @@ DUAL = """\
 gVA 0x7f5a12345678, Dual Direct, 2M pages in the guest, 1G in the host, all caches empty
         nested walk  check guest entry
 gVA                    G
-guest L4     ·    ·                 ·
-guest L3     ·    ·                 ·
-guest L2     ·    ·                 ·
+guest L4     ·    ·             ·
+guest L3     ·    ·             ·
+guest L2     ·    ·             ·
 data page    ·    ·   +V
 0 references, 1 check, 0D.     Base virtualized makes 11; Dual Direct leaves none of them."""
 
