@@ -245,9 +245,10 @@ class _Picture:
     def _covered(self, check: Check) -> str:
         """Return what stands on the way past the nested table."""
         if not check.counted:
-            return "VMM segment, fused into check 1"
+            return "fused into check 1" if self.columns < 3 else "VMM segment, fused into check 1"
         counted = [it for it in self.walk.checks if it.counted]
-        return f"check {counted.index(check) + 1}: VMM segment, + OFFSET_V"
+        said = "+ OFFSET_V" if self.columns < 3 else "VMM segment, + OFFSET_V"
+        return f"check {counted.index(check) + 1}: {said}"
 
     def _badge(self, x: float, y: float, said: str, colour: str, *, upright: bool = False) -> None:
         lines = said.split("\n")
