@@ -12,9 +12,9 @@ import attrs
 INK: Final = "#222222"
 """Text and lines."""
 FAINT: Final = "#8a8f98"
-"""Text that may be overlooked."""
+"""Text that may be overlooked, and what is not there: bypassed tables."""
 GHOST: Final = "#c9cdd3"
-"""What is not there: bypassed tables, grid lines."""
+"""Lines that matter least."""
 PAPER: Final = "#ffffff"
 """The background."""
 
@@ -38,11 +38,21 @@ MODES: Final[dict[str, Look]] = {
 }
 """Every mode of ``config.MODES``, in its order."""
 
-DIMENSIONS: Final[dict[str, Look]] = {
-    "nested": Look("nested table entry (hPA of a host table)", "#56b4e9"),
-    "guest": Look("guest table entry", "#f0c24b"),
+
+@attrs.frozen
+class Tint:
+    """One hue, strong to weak."""
+
+    edge: str
+    fill: str
+    panel: str
+
+
+DIMENSIONS: Final[dict[str, Tint]] = {
+    "nested": Tint("#2a7fb8", "#cfe8f8", "#eff7fd"),
+    "guest": Tint("#b78a12", "#fae6a8", "#fdf7e3"),
 }
-"""The two dimensions of a walk."""
+"""The tables of the two dimensions."""
 
 FONT: Final = "DejaVu Sans"
 """Comes with matplotlib, so that figures are the same on every machine."""

@@ -38,12 +38,8 @@ _LINE: Final = 0.24
 _STRIP_START: Final = 2.4
 _STRIP_GAP: Final = 0.04
 
-_NESTED_FILL: Final = "#cfe8f8"
-_NESTED_EDGE: Final = "#2a7fb8"
-_GUEST_FILL: Final = "#fae6a8"
-_GUEST_EDGE: Final = "#b78a12"
-_NESTED_PANEL: Final = "#eff7fd"
-_GUEST_PANEL: Final = "#fdf7e3"
+_NESTED: Final = theme.DIMENSIONS["nested"]
+_GUEST: Final = theme.DIMENSIONS["guest"]
 _ADDRESS: Final = "#4d5560"
 
 _SEGMENT_COLOURS: Final = {
@@ -133,9 +129,9 @@ class _Picture:
         middle, height = (top + low) / 2, top - low
         if self.columns:
             left, right = self.nested_x(0) - 0.52, self.nested_x(self.columns - 1) + 0.52
-            self.canvas.box((left + right) / 2, middle, right - left, height, fill=_NESTED_PANEL, layer=0, corner=0.12)
+            self.canvas.box((left + right) / 2, middle, right - left, height, fill=_NESTED.panel, layer=0, corner=0.12)
         low = self.y(len(self.rows) - 1 if self.walk.native else self.last_row - 1) - 0.46
-        self.canvas.box(self.guest_x, (top + low) / 2, 1.0, top - low, fill=_GUEST_PANEL, layer=0, corner=0.12)
+        self.canvas.box(self.guest_x, (top + low) / 2, 1.0, top - low, fill=_GUEST.panel, layer=0, corner=0.12)
 
     def _head(self) -> None:
         y = self.canvas.height - 0.42
@@ -157,7 +153,7 @@ class _Picture:
     def _fields(self) -> list[tuple[str, float, str]]:
         """Return what the parts of the gVA say, their widths and colours."""
         levels = [int(row.name.removeprefix("guest L")) for row in self.rows if row.is_table]
-        fields = [(f"L{level} index {_index(self.walk.gva, level)}", 0.82, _GUEST_EDGE) for level in levels]
+        fields = [(f"L{level} index {_index(self.walk.gva, level)}", 0.82, _GUEST.edge) for level in levels]
         offset = self.walk.gva & (1 << 12 + TABLE_BITS * (levels[-1] - 1)) - 1
         return [*fields, (f"offset {offset:#x}", 1.1, theme.GHOST)]
 
@@ -166,9 +162,9 @@ class _Picture:
         if self.columns:
             middle = (self.nested_x(0) + self.nested_x(self.columns - 1)) / 2
             said = "gPA → hPA, by nested entries; below each, the hPA that is read"
-            self.canvas.words(middle, y + 0.2, said if self.columns > 3 else "gPA → hPA", size=7.5, colour=_NESTED_EDGE)
+            self.canvas.words(middle, y + 0.2, said if self.columns > 3 else "gPA → hPA", size=7.5, colour=_NESTED.edge)
         spaces = "gVA → hPA" if self.walk.native else "gVA → gPA"
-        self.canvas.words(self.guest_x, y + 0.2, spaces, size=7.5, colour=_GUEST_EDGE)
+        self.canvas.words(self.guest_x, y + 0.2, spaces, size=7.5, colour=_GUEST.edge)
         for column in range(self.columns):
             self.canvas.words(self.nested_x(column), y, f"nested L{self.walk.levels - column}", size=8, bold=True)
         said = "table entry" if self.walk.native else "guest entry"
@@ -184,7 +180,7 @@ class _Picture:
             if column < len(row.nested):
                 self._nested_entry(self.nested_x(column), y, row.nested[column])
             else:
-                self.canvas.circle(self.nested_x(column), y, 0.15, fill=theme.PAPER, edge=theme.FAINT, dotted=True)
+                self.canvas.circle(self.nested_x(column), y, 0.12, fill=theme.PAPER, edge=theme.FAINT, dotted=True)
         if row.guest:
             self._guest_entry(y, row.guest)
         elif row.is_table:
@@ -215,12 +211,12 @@ class _Picture:
         self.canvas.words(self.pill_x, y - 0.095, f"{space} {row.address:#x}", size=7, mono=True)
 
     def _nested_entry(self, x: float, y: float, step: Reference) -> None:
-        self.canvas.circle(x, y, _RADIUS, fill=_NESTED_FILL, edge=_NESTED_EDGE)
+        self.canvas.circle(x, y, _RADIUS, fill=_NESTED.fill, edge=_NESTED.edge)
         self.canvas.words(x, y, str(step.number), size=11, bold=True)
         self.canvas.words(x, y - _RADIUS - 0.11, f"{step.address:#x}", size=6.3, mono=True, colour=_ADDRESS)
 
     def _guest_entry(self, y: float, step: Reference) -> None:
-        self.canvas.box(self.guest_x, y, 0.5, 0.5, fill=_GUEST_FILL, edge=_GUEST_EDGE, corner=0.07)
+        self.canvas.box(self.guest_x, y, 0.5, 0.5, fill=_GUEST.fill, edge=_GUEST.edge, corner=0.07)
         self.canvas.words(self.guest_x, y, str(step.number), size=11, bold=True)
         x, index = self.guest_x + 0.6, _index(self.walk.gva, step.level)
         self.canvas.words(x, y + 0.08, f"index {index}", size=7, colour=_ADDRESS, across="left")
@@ -235,7 +231,7 @@ class _Picture:
             colour = _SEGMENT_COLOURS["vmm"]
             self.canvas.arrow([(start, y), (ends, y)], colour=colour, line=2.6, head=14, over=True)
             x = (self.nested_x(0) + self.nested_x(self.columns - 1)) / 2
-            self._badge(x, y, f"{self._check_name(check)}: VMM segment, + OFFSET_V", colour)
+            self._badge(x, y, self._covered(check), colour)
             return
         x = start
         for column in range(len(row.nested)):
@@ -246,11 +242,13 @@ class _Picture:
             said = "escape\nfilter hits" if check.outcome == "escaped" else "outside\nsegment"
             self._badge((start + self.nested_x(0) - _RADIUS) / 2 - 0.04, y, said, _FAILS)
 
-    def _check_name(self, check: Check) -> str:
+    def _covered(self, check: Check) -> str:
+        """Return what stands on the way past the nested table."""
         if not check.counted:
-            return "fused"
+            return "fused into check 1" if self.columns < 3 else "VMM segment, fused into check 1"
         counted = [it for it in self.walk.checks if it.counted]
-        return f"check {counted.index(check) + 1}"
+        said = "+ OFFSET_V" if self.columns < 3 else "VMM segment, + OFFSET_V"
+        return f"check {counted.index(check) + 1}: {said}"
 
     def _badge(self, x: float, y: float, said: str, colour: str, *, upright: bool = False) -> None:
         lines = said.split("\n")
