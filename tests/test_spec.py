@@ -55,9 +55,7 @@ SHIFT = 0x10_0000_0000
 
 def toy(**changes: Any) -> Machine:
     """Return a machine with the smallest of TLBs and no walk caches, changed as told."""
-    bare = Machine(
-        name="toy", frequency_hz=1, l1_data_tlb=ALL_SIZES, l1_instruction_tlb=ALL_SIZES, caches=CACHES
-    )
+    bare = Machine(name="toy", frequency_hz=1, l1_data_tlb=ALL_SIZES, l1_instruction_tlb=ALL_SIZES, caches=CACHES)
     return attrs.evolve(bare, **changes)
 
 
@@ -76,9 +74,7 @@ def busy(**switches: Any) -> Machine:
 class World:
     """A guest table, a nested table that maps gfn to gfn + SHIFT, and segments that say the same."""
 
-    def __init__(
-        self, machine: Machine, guest_size: int = 0, nested_size: int = 0, *, hierarchy: bool = False
-    ) -> None:
+    def __init__(self, machine: Machine, guest_size: int = 0, nested_size: int = 0, *, hierarchy: bool = False) -> None:
         self.core = SpecCore(machine, hierarchy=hierarchy)
         self.guest_frames = itertools.count(TABLES + 1)
         self.nested_frames = itertools.count(1)
@@ -127,9 +123,7 @@ def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 def cost(counted: dict[str, int]) -> tuple[int, int, str]:
     """Return references, checks and class."""
-    walk_class = [
-        name for name in ("segment_0d", "walk_guest", "walk_nested", "walk_both") if name in counted
-    ]
+    walk_class = [name for name in ("segment_0d", "walk_guest", "walk_nested", "walk_both") if name in counted]
     assert len(walk_class) == 1
     references = counted.get("guest_references", 0) + counted.get("nested_references", 0)
     return references, counted.get("base_bound_checks", 0), walk_class[0]
@@ -201,9 +195,7 @@ def test_limit_is_exclusive_and_base_inclusive() -> None:
     for page in (PAGE + 4, PAGE + 7, PAGE + 3, PAGE + 8):
         world.map_guest(page, DATA + page - PAGE)
     short = SpecSegment(PAGE + 4, PAGE + 8, DATA - PAGE)
-    classes = {
-        page: cost(world.miss("dual-direct", PAGE + page, guest_segment=short))[2] for page in (3, 4, 7, 8)
-    }
+    classes = {page: cost(world.miss("dual-direct", PAGE + page, guest_segment=short))[2] for page in (3, 4, 7, 8)}
     assert classes == {3: "walk_guest", 4: "segment_0d", 7: "segment_0d", 8: "walk_guest"}
 
 
@@ -284,9 +276,7 @@ def test_a_segment_entry_stays_inside_the_segment_aligned_and_free_of_escapes() 
     assert size_of_l1_entry(world, "vmm-direct", vmm_segment=without(vmm, DATA + 511)) == 0
     assert size_of_l1_entry(world, "vmm-direct", vmm_segment=SpecSegment(0, DATA + 512, SHIFT)) == 1
     assert size_of_l1_entry(world, "vmm-direct", vmm_segment=SpecSegment(0, DATA + 511, SHIFT)) == 0
-    assert (
-        size_of_l1_entry(world, "guest-direct", guest_segment=SpecSegment(PAGE, PAGE + 600, DATA - PAGE)) == 1
-    )
+    assert size_of_l1_entry(world, "guest-direct", guest_segment=SpecSegment(PAGE, PAGE + 600, DATA - PAGE)) == 1
     odd = SpecSegment(PAGE, guest.limit, guest.offset + 512)
     assert size_of_l1_entry(world, "guest-direct", guest_segment=odd) == 1
     odd = SpecSegment(PAGE, guest.limit, guest.offset + 1)
@@ -309,9 +299,7 @@ def test_an_l2_hit_is_cut_to_what_the_l1_holds() -> None:
     world.core.check()
     assert world.core.counters["l2_hits"] == world.core.counters["cold_fills"] == 1
     tag = ("combined", 1, 1, 1)
-    assert world.core.contents()["l1_data_tlb"] == {
-        0: [(tag, 0, PAGE + 9, DATA + SHIFT + 9, True, False, True)]
-    }
+    assert world.core.contents()["l1_data_tlb"] == {0: [(tag, 0, PAGE + 9, DATA + SHIFT + 9, True, False, True)]}
 
 
 def test_a_write_sets_dirty_bits_once_by_a_rewalk() -> None:
@@ -493,9 +481,7 @@ def test_a_set_keeps_the_most_recently_used() -> None:
     world = World(toy(l1_data_tlb=(TlbPart(entries=4, ways=2),))).load("dual-direct")
     for page in (0, 2, 0, 4):
         world.core.access(PAGE + page)
-    pages = {
-        index: [entry[2] for entry in held] for index, held in world.core.contents()["l1_data_tlb"].items()
-    }
+    pages = {index: [entry[2] for entry in held] for index, held in world.core.contents()["l1_data_tlb"].items()}
     assert pages == {0: [PAGE + 4, PAGE]}
 
 
@@ -557,9 +543,7 @@ def mixed_world(machine: Machine, *, hierarchy: bool) -> World:
 
 def everything(world: World) -> tuple[Any, dict[str, int], list[Any]]:
     tables = [
-        (key, attrs.astuple(entry))
-        for table in (world.guest, world.nested)
-        for key, entry in table.entries.items()
+        (key, attrs.astuple(entry)) for table in (world.guest, world.nested) for key, entry in table.entries.items()
     ]
     return world.core.contents(), dict(world.core.counters), tables
 

@@ -106,9 +106,7 @@ class SpecTable:
         """Map an absent page. A large leaf may replace a table that maps nothing, which then is gone."""
         if page % size_pages(size) or frame % size_pages(size):
             raise ValueError(f"page {page:#x} and frame {frame:#x} must be aligned to {SIZE_NAMES[size]}")
-        below = [
-            key for key in (self.entries if size else ()) if key[0] <= size and _under(key, size + 1, page)
-        ]
+        below = [key for key in (self.entries if size else ()) if key[0] <= size and _under(key, size + 1, page)]
         if self.leaf(page) or any(self.entries[key].leaf for key in below):
             raise ValueError(f"page {page:#x} is mapped already, or part of it")
         for key in below:
@@ -136,9 +134,7 @@ class SpecTable:
             raise ValueError(f"page {page:#x} is mapped by a 4K leaf")
         large = self.unmap(page)
         prefix = _prefix(page, large.size + 1)
-        self.entries[large.size + 1, prefix] = Entry(
-            _next_frame(table_frames), False, accessed=large.accessed
-        )
+        self.entries[large.size + 1, prefix] = Entry(_next_frame(table_frames), False, accessed=large.accessed)
         for index in range(1 << TABLE_BITS):
             frame = large.frame + index * size_pages(large.size - 1)
             small = attrs.evolve(large, frame=frame, size=large.size - 1)
@@ -184,9 +180,7 @@ class SpecSegment:
         start, end = _extent(page, size)
         if (start, size) not in self._allowed:  # asked once, because a filter may be slow
             fits = self.base <= start and end <= self.limit and self.offset % size_pages(size) == 0
-            suspects = (
-                range(start, end) if self.filter else (page for page in self.members if start <= page < end)
-            )
+            suspects = range(start, end) if self.filter else (page for page in self.members if start <= page < end)
             self._allowed[start, size] = fits and all(map(self.covers, suspects))
         return self._allowed[start, size]
 
@@ -295,9 +289,7 @@ class _Array:
     ``Translation``; (tag, prefix, hfn) in the walk cache of ``level``; (line,).
     """
 
-    def __init__(
-        self, part: TlbPart | TableCache | DataCache, width: int, undo: list[Any], level: int = 0
-    ) -> None:
+    def __init__(self, part: TlbPart | TableCache | DataCache, width: int, undo: list[Any], level: int = 0) -> None:
         entries = part.size_bytes >> LINE_BITS if isinstance(part, DataCache) else part.entries
         self.ways, self.count, self.width, self.level, self.undo = (
             part.ways,
@@ -398,10 +390,7 @@ class SpecCore:
             _Tlb(parts, undo)
             for parts in (machine.l1_data_tlb, machine.l1_instruction_tlb, machine.l2_tlb, machine.nested_tlb)
         )
-        tlbs = {
-            name: getattr(self, name)
-            for name in ("l1_data_tlb", "l1_instruction_tlb", "l2_tlb", "nested_tlb")
-        }
+        tlbs = {name: getattr(self, name) for name in ("l1_data_tlb", "l1_instruction_tlb", "l2_tlb", "nested_tlb")}
         if self.switches.ntlb_in_l2:
             self.nested_tlb = self.l2_tlb
         self.walk_cache = _walk_arrays(machine.walk_cache, undo)
@@ -448,9 +437,7 @@ class SpecCore:
 
     # One access
 
-    def access(
-        self, gvpn: int, *, line: int = 0, write: bool = False, fetch: bool = False, again: int = 0
-    ) -> Outcome:
+    def access(self, gvpn: int, *, line: int = 0, write: bool = False, fetch: bool = False, again: int = 0) -> Outcome:
         """Do one access, and ``again`` more that find it in the L1 TLB."""
         self._undo.clear()
         before = dict(self.counters)
@@ -467,7 +454,7 @@ class SpecCore:
         if self.hierarchy:
             # 9 Data
             address = (hfn << PAGE_BITS) + (line << LINE_BITS)
-            cycles, _ = self._line(address, ["l1_instruction" if fetch else "l1_data", "l2", "l3"])
+            cycles, *_ = self._line(address, ["l1_instruction" if fetch else "l1_data", "l2", "l3"])
             self._count("data_cycles", cycles)
         return Outcome(Exit.DONE, gvpn, hfn)
 
@@ -499,9 +486,7 @@ class SpecCore:
             covered = self._compare(self.guest, gvpn)
         return self._miss(gvpn, write, fetch, covered=covered, refused=hit)
 
-    def _miss(
-        self, gvpn: int, write: bool, fetch: bool, *, covered: bool, refused: Translation | None
-    ) -> int:
+    def _miss(self, gvpn: int, write: bool, fetch: bool, *, covered: bool, refused: Translation | None) -> int:
         before = dict(self.counters)
         self._latency = 0
         # 4 Guest dimension
@@ -646,12 +631,13 @@ class SpecCore:
         if self.hierarchy:
             names = ["l1_data", "l2", "l3"] if self.machine.caches.walker_enters == "l1" else ["l2", "l3"]
             index = _prefix(page, level) % (1 << TABLE_BITS)
-            cycles, from_memory = self._line((hfn << PAGE_BITS) + 8 * index, names)
+            cycles, from_memory, cold = self._line((hfn << PAGE_BITS) + 8 * index, names)
             self._latency += cycles
             self._count("references_from_memory", from_memory)
+            self._count("cold_lines", cold)
 
-    def _line(self, address: int, names: list[str]) -> tuple[int, bool]:
-        """Look an address up in each cache in turn; return the cycles, and whether it came from memory."""
+    def _line(self, address: int, names: list[str]) -> tuple[int, bool, bool]:
+        """Look an address up in each cache in turn; return the cycles, whether it came from memory, and coldly."""
         line = address >> LINE_BITS
         looked_up: list[_Array] = []
         for cache, cycles in (self._caches[name] for name in names if name in self._caches):
@@ -660,10 +646,9 @@ class SpecCore:
             if found:
                 for each in looked_up:
                     each.fill((line,))
-                return cycles, False
+                return cycles, False, False
         cold = [each.fill((line,)) for each in looked_up]
-        self._count("cold_lines", cold[-1])
-        return self.machine.caches.memory_cycles, True
+        return self.machine.caches.memory_cycles, True, cold[-1]
 
     def _count_walk_cycles(self, before: dict[str, int]) -> None:
         if self.hierarchy:
@@ -755,9 +740,7 @@ class SpecCore:
                 if array.level:
                     assert any(_leads(array.level, entry, *each) for each in sides), f"{name}: stale {entry}"
                 else:
-                    assert any(_is_true(entry, *array.pages(entry), *each) for each in sides), (
-                        f"{name}: stale {entry}"
-                    )
+                    assert any(_is_true(entry, *array.pages(entry), *each) for each in sides), f"{name}: stale {entry}"
 
     def _sides(self, tag: Tag) -> list[tuple[_Side | None, _Side]]:
         """Return the dimensions that a tag stands for; a global entry may be of any asid of its vpid."""
@@ -820,11 +803,7 @@ def _is_true(entry: Translation, page: int, end: int, guest: _Side | None, neste
     """Tell whether the entry says of the pages [page, end) what the sides say, and permits no more."""
     while page < end:
         half = _compose(guest, nested, page)
-        if (
-            half is None
-            or half.frame != entry.half(page).frame
-            or (guest and not half.is_global and None in entry[0])
-        ):
+        if half is None or half.frame != entry.half(page).frame or (guest and not half.is_global and None in entry[0]):
             return False
         if entry.writable > half.writable or entry.dirty > half.dirty or entry.executable > half.executable:
             return False

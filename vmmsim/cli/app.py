@@ -7,11 +7,15 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import machines, output
+from vmmsim.cli import demo, explain, machines, output, replay, warm
+from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
 ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])
 """ClickException of the click that typer uses: the installed one, or, in newer typers, one of its own."""
+
+INTERRUPTED: Final = 130
+"""What a Ctrl-C ends with; newer typers return it, older ones raise."""
 
 app = typer.Typer(
     name="vmmsim",
@@ -21,7 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(trace_app, name="trace")
 
+app.command("demo")(demo.demo)
+app.command("replay")(replay.replay)
+app.command("explain")(explain.explain)
+app.command("warm")(warm.warm)
 app.command("machines")(machines.machines)
 
 
@@ -35,22 +44,24 @@ def run(arguments: list[str]) -> int:
 
     0 done, 1 the result says no, 2 bad input, 130 interrupted. No arguments are a call for help.
     """
+    code = 2
     try:
-        return int(app(arguments or ["--help"], standalone_mode=False) or 0)
+        code = int(app(arguments or ["--help"], standalone_mode=False) or 0)
     except BadInput as bad:
         output.report(bad, as_json="--json" in arguments)
     except ClickError as bad:
         output.report(BadInput(_one_line(bad)), as_json="--json" in arguments)
     except (KeyboardInterrupt, typer.Abort):
-        output.say("interrupted")
-        return 130
+        code = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except OSError as bad:
         problem = BadInput(bad.strerror or str(bad), file=bad.filename or "")
         output.report(problem, as_json="--json" in arguments)
-    return 2
+    if code == INTERRUPTED:
+        output.say("interrupted")
+    return code
 
 
 def _one_line(bad: BaseException) -> str:

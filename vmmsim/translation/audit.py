@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vmmsim.config import Machine
-    from vmmsim.translation.page_table import PageTable
     from vmmsim.translation.registers import Registers, Segment
     from vmmsim.translation.types import Cells, Core
 
@@ -115,38 +114,48 @@ def check_counters(counts: dict[str, int]) -> None:
 
 
 def check_contents(told: Contents, registers: dict[Name, Registers]) -> None:
-    """Assert that every translation and every walk-cache entry is what segments and page tables say now."""
+    """Assert that every translation and every walk-cache entry is what segments and page tables say now.
+
+    Registers are the last ones loaded for each context. A nested entry may serve any process of its VM, and a global
+    one comes from any of them: it is enough that it is true for one.
+    """
     for structure, sets in told.items():
         for entry in (entry for entries in sets.values() for entry in entries):
             if "tlb" in structure:
-                _check_translation(structure, entry, registers)
+                wrong = [_wrong_translation(entry, loaded) for loaded in _owners(entry[0], registers)]
             elif "walk_cache" in structure:
-                _check_table(structure, entry, registers)
+                wrong = [_wrong_table(entry, loaded, int(structure[-1])) for loaded in _owners(entry[0], registers)]
+            else:
+                wrong = []
+            assert not all(wrong) or not wrong, f"{structure} holds {entry}, but {wrong[0]}"
 
 
-def _check_translation(structure: str, entry: tuple[Any, ...], registers: dict[Name, Registers]) -> None:
+def _owners(owner: tuple[Any, ...], registers: dict[Name, Registers]) -> list[Registers]:
+    """Return the registers of the contexts that an entry's owner stands for."""
+    if owner[0] == "nested":
+        return [loaded for name, loaded in registers.items() if name[2] == owner[1]]
+    _, vpid, asid, eptp = owner
+    return [
+        loaded for name, loaded in registers.items() if (name[0], name[2]) == (vpid, eptp) and asid in (None, name[1])
+    ]
+
+
+def _wrong_translation(entry: tuple[Any, ...], loaded: Registers) -> str:
+    """Return what is wrong with a TLB entry for these registers, "" if nothing is."""
     owner, size, number, hfn, writable, dirty, executable = entry
-    loaded = _registers_of(owner, registers)
-    if loaded is None:
-        return
     pages = 1 << 9 * size
     for page in {number * pages, number * pages + pages // 2, number * pages + pages - 1}:
         truth = nested_truth(loaded, page) if owner[0] == "nested" else combined_truth(loaded, page)
-        assert truth is not None, f"{structure} holds {entry}, but page {page:#x} is not mapped"
+        if truth is None:
+            return f"page {page:#x} is not mapped"
         frame, may_write, is_dirty, may_execute = truth
-        assert frame == hfn + page % pages, f"{structure} holds {entry}, but page {page:#x} is at {frame:#x}"
-        assert not writable or may_write, f"{structure} holds {entry}, but page {page:#x} is read-only"
-        assert not dirty or is_dirty, f"{structure} holds {entry}, but page {page:#x} is clean"
-        assert owner[0] == "nested" or not executable or may_execute, f"{structure}: {entry} is not executable"
-
-
-def _registers_of(owner: tuple[Any, ...], registers: dict[Name, Registers]) -> Registers | None:
-    if owner[0] == "nested":
-        return next((loaded for name, loaded in registers.items() if name[2] == owner[1]), None)
-    _, vpid, asid, eptp = owner
-    if asid is None:
-        return next((loaded for name, loaded in registers.items() if (name[0], name[2]) == (vpid, eptp)), None)
-    return registers.get((vpid, asid, eptp))
+        if frame != hfn + page % pages:
+            return f"page {page:#x} is at {frame:#x}"
+        if (writable and not may_write) or (dirty and not is_dirty):
+            return f"page {page:#x} is {'clean' if may_write else 'read-only'}"
+        if executable and not may_execute:
+            return f"page {page:#x} is not executable"
+    return ""
 
 
 def covered_by(segment: Segment | None, page: int) -> bool:
@@ -202,23 +211,14 @@ def combined_truth(loaded: Registers, gvpn: int) -> Truth | None:
     return nested[0], guest[1] and nested[1], guest[2] and nested[2], guest[3]
 
 
-def _check_table(structure: str, entry: tuple[Any, ...], registers: dict[Name, Registers]) -> None:
-    """Assert that a walk-cache entry leads to a table that its dimension's tables have at that frame."""
+def _wrong_table(entry: tuple[Any, ...], loaded: Registers, level: int) -> str:
+    """Return what is wrong with a walk-cache entry of ``level`` for these registers, "" if nothing is."""
     owner, prefix, hfn = entry
-    loaded = _registers_of(owner, registers)
-    if loaded is None:
-        return
-    level = int(structure[-1])
     table = loaded.nested_table if owner[0] == "nested" else loaded.guest_table
-    assert table is not None
-    frame = _next_table(table, prefix, level)
-    assert frame is not None, f"{structure} holds {entry}, but there is no such table"
-    if owner[0] != "nested":
+    frame = table.table_at(prefix << 9 * (level - 1), level) if table is not None else None
+    if frame is not None and owner[0] != "nested":
         truth = nested_truth(loaded, frame)
         frame = truth[0] if truth else None
-    assert frame == hfn, f"{structure} holds {entry}, but the table is at {frame}"
-
-
-def _next_table(table: PageTable, prefix: int, level: int) -> int | None:
-    """Return the frame that the level-``level`` entry for a prefix leads to, or None."""
-    return table.table_at(prefix << 9 * (level - 1), level)
+    if frame is None:
+        return "there is no such table"
+    return "" if frame == hfn else f"the table is at {frame:#x}"

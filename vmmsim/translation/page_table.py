@@ -284,6 +284,8 @@ class PageTable:
         flag = np.ascontiguousarray(np.broadcast_to(np.asarray(flags, np.int64), page.shape))
         if np.any((page | frame) & (size_pages(size) - 1)):
             raise ValueError(f"pages and frames must be multiples of {size_pages(size)}")
+        if frame.size and not 0 <= int(frame.min()) <= int(frame.max()) <= FRAME_MASK:
+            raise ValueError(f"frames must lie between 0 and {FRAME_MASK}: memory of 8 TiB")
         done = 0
         while done < page.size:
             done += self._map_some(page[done:], frame[done:], size, flag[done:])

@@ -1,0 +1,49 @@
+"""Progress of one command on stderr: a line that renews itself on a terminal, a line a minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Final
+
+_TERMINAL_SECONDS: Final = 0.5
+_ELSEWHERE_SECONDS: Final = 60.0
+
+
+class Progress:
+    """Says how far a command is, as often as people want to read it; to be used in a with statement."""
+
+    def __init__(self, verb: str, unit: str) -> None:
+        self._verb, self._unit = verb, unit
+        self._started = self._said = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._width = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rub_out()
+
+    def __call__(self, done: int) -> None:
+        """Say that ``done`` units are done, if it is time to."""
+        now = time.monotonic()
+        if now - self._said < (_TERMINAL_SECONDS if self._terminal else _ELSEWHERE_SECONDS):
+            return
+        self._said = now
+        seconds = now - self._started
+        rate = done / seconds / 1e6
+        line = f"{self._verb}: {done:,} {self._unit} in {seconds:.0f} s, {rate:.1f} million a second"
+        if self._terminal:
+            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _rub_out(self) -> None:
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._width = 0
