@@ -15,25 +15,39 @@ from vmmsim.translation.state import SEGMENT, Count, Step
 if TYPE_CHECKING:
     from vmmsim.translation.types import Core, Pool
 
+OFF = 0
+COVERED = 1
+OUTSIDE = 2
+ESCAPED = 3
+
+
+@inlined
+def compare(core: Core, dimension: int, page: int) -> int:
+    """Return what the segment of ``dimension`` says of ``page``: OFF, COVERED, OUTSIDE or ESCAPED."""
+    if core.kind[dimension] != SEGMENT or core.segment_base[dimension] >= core.segment_limit[dimension]:
+        return OFF
+    if page < core.segment_base[dimension] or page >= core.segment_limit[dimension]:
+        return OUTSIDE
+    if core.filter_banks[dimension] > 0 and filter_hits(core, dimension, page):
+        return ESCAPED
+    return COVERED
+
 
 @inlined
 def covers(core: Core, dimension: int, page: int) -> bool:
     """Compare, and count a compare that fails. One that succeeds is counted where it is used."""
-    if core.kind[dimension] != SEGMENT or core.segment_base[dimension] >= core.segment_limit[dimension]:
-        return False
-    in_range = core.segment_base[dimension] <= page < core.segment_limit[dimension]
-    if in_range and not filter_hits(core, dimension, page):
-        return True
-    _count_failed(core, dimension, page, in_range)
-    return False
+    said = compare(core, dimension, page)
+    if said > COVERED:
+        _count_failed(core, dimension, page, said)
+    return said == COVERED
 
 
 @kernel
-def _count_failed(core: Core, dimension: int, page: int, in_range: bool) -> None:
+def _count_failed(core: Core, dimension: int, page: int, said: int) -> None:
     """Count a compare that failed; a page in range was sent away by the filter, truly or falsely."""
     apart()
     core.count[Count.CHECKS_FAILED] += 1
-    if in_range:
+    if said == ESCAPED:
         log(core, Step.GUEST_ESCAPE + dimension, 0, page, -1, -1)
         core.count[Count.ESCAPES] += 1
         if not is_member(core, dimension, page):
