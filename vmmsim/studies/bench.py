@@ -1,9 +1,8 @@
 """How fast the engine translates: every mode on every stream, and beside it a C program doing the same work.
 
-Pages are 4 KiB, frames random at both levels; segments cover the whole footprint but for 16 pages in their escape
-filters. Before anything is timed, both programs translate the stream from the same empty state and must agree on
-every counter, every entry of every structure and every page-table entry: the same work. Then they take turns on the
-same arrays and tables, and the best turn of each counts.
+Before anything is timed, both programs translate the stream from the same state and must then agree on every counter,
+every entry of every structure and every page-table entry: the same work. After that they take turns on the same page
+tables, and the best turn of each counts. Time is the processor's, so that other programs' share of it is left out.
 """
 
 from __future__ import annotations
@@ -15,163 +14,60 @@ import attrs
 import numpy as np
 
 from vmmsim.config import MODES
-from vmmsim.translation.chunk import GVPN_SHIFT, accesses_in, gvpn_of, pack
-from vmmsim.translation.engine import Engine
-from vmmsim.translation.escape_filter import random_filter
-from vmmsim.translation.page_table import EXECUTABLE, WRITABLE
-from vmmsim.translation.registers import Registers, Segment
+from vmmsim.studies.bench_layout import laid_out
+from vmmsim.translation.chunk import accesses_in
 from vmmsim.translation.run import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from vmmsim.config import Machine, Mode
+    from vmmsim.studies.bench_streams import Stream
+    from vmmsim.translation.engine import Engine
 
-FOOTPRINT_PAGES: Final = 1 << 20
-"""4 GiB."""
-ESCAPES: Final = 16
-"""Pages in each escape filter, the number that the MICRO 2014 paper plans for."""
-_WRITES: Final = 0.25
-_FIRST_PAGE: Final = 0x7F0000000
-_TABLES: Final = 1 << 14
-"""Frames set aside for page tables, among the pages' own."""
 _NOTHING: Final = np.empty(0, np.int64)
+_WARM_TURNS: Final = 1
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Stream:
-    """A chunk of accesses, and the pages it needs mapped."""
-
-    name: str
-    """Name in the table."""
-    chunk: NDArray[np.int64]
-    """Packed accesses."""
-    pages: NDArray[np.int64]
-    """int64[n], ascending: every page that any chunk names."""
-    advance_pages: int = 0
-    """How far each turn's chunk lies beyond the one before, round the footprint."""
-
-    def turns(self) -> Iterator[NDArray[np.int64]]:
-        """Yield the chunk of one turn after the other, without end."""
-        chunk, offset = self.chunk, 0
-        while True:
-            yield chunk
-            if self.advance_pages:
-                offset = (offset + self.advance_pages) % self.pages.size
-                chunk = self.chunk + (offset << GVPN_SHIFT)
+class NotTheSame(Exception):
+    """Raised when the C program and the kernels do not do the same work: a bug in one of them."""
 
 
-def streams(random: np.random.Generator, accesses: int) -> list[Stream]:
-    """Return uniform, Zipf (exponent 1) and sequential (64-byte steps) streams over 4 GiB; a quarter are writes."""
-    pages = np.arange(_FIRST_PAGE, _FIRST_PAGE + FOOTPRINT_PAGES)
-    writes = random.random(accesses) < _WRITES
-    lines = random.integers(0, 64, accesses)
-    uniform = random.integers(0, FOOTPRINT_PAGES, accesses)
-    total = np.cumsum(1.0 / np.arange(1, FOOTPRINT_PAGES + 1))
-    ranks = np.searchsorted(total, random.random(accesses) * total[-1])
-    zipf = random.permutation(FOOTPRINT_PAGES)[np.minimum(ranks, FOOTPRINT_PAGES - 1)]
-    steps = np.arange(1 << (4 * accesses).bit_length() - 1)
-    steps = steps[: FOOTPRINT_PAGES * 64]
-    sequential = pack(_FIRST_PAGE + (steps >> 6), np.tile(writes, -(-steps.size // accesses))[: steps.size], line=steps & 63)
-    return [
-        Stream(name="uniform", chunk=pack(pages[uniform], writes, line=lines), pages=pages),
-        Stream(name="zipf", chunk=pack(pages[zipf], writes, line=lines), pages=pages),
-        Stream(name="sequential", chunk=sequential, pages=pages, advance_pages=steps.size >> 6),
-    ]
+class Program(Protocol):
+    """What translates: the C program, or the kernels."""
+
+    def translate(
+        self, record: Any, cells: NDArray[np.int64], pool: NDArray[np.int64], chunk: NDArray[np.int64]
+    ) -> int:
+        """Translate ``chunk`` and return how many of its runs were."""
 
 
-def stream_of(name: str, chunk: NDArray[np.int64]) -> Stream:
-    """Return the stream of one chunk, whatever its pages."""
-    return Stream(name=name, chunk=chunk, pages=np.unique(gvpn_of(chunk)))
+class Kernels:
+    """The compiled kernels."""
 
-
-def _primary_region(pages: NDArray[np.int64]) -> tuple[int, int]:
-    """Return [first, end) of the run of pages, with gaps of less than 1 GiB, that holds most of them."""
-    cuts = np.flatnonzero(np.diff(pages) > 1 << 18) + 1
-    starts, ends = np.r_[0, cuts], np.r_[cuts, pages.size]
-    largest = int(np.argmax(ends - starts))
-    return int(pages[starts[largest]]), int(pages[ends[largest] - 1]) + 1
-
-
-class Bench:
-    """One engine with one mode's registers loaded and the pages of one stream mapped."""
-
-    def __init__(self, machine: Machine, mode: Mode, pages: NDArray[np.int64], *, hierarchy: bool) -> None:
-        random = np.random.default_rng(1)
-        self.engine = Engine(machine, hierarchy=hierarchy)
-        first, end = _primary_region(pages)
-        span = end - first if mode.guest == "segment" else 0
-        frames = span + pages.size + _TABLES
-        gfns = span + random.permutation(frames - span)
-        hfns = random.permutation(frames)
-        page_gfns, table_gfns = gfns[: pages.size].copy(), iter(gfns[pages.size :])
-        guest_segment = vmm_segment = None
-        if mode.guest == "segment":
-            # Pages outside the segment, and those that escape it, keep their random gfns.
-            escaped = random.choice(pages[(pages >= first) & (pages < end)], ESCAPES)
-            guest_segment = Segment(
-                base=first, limit=end, offset=-first, filter=random_filter(random).with_members(*escaped.tolist())
-            )
-            inside = (pages >= first) & (pages < end) & ~np.isin(pages, escaped)
-            page_gfns[inside] = pages[inside] - first
-        if mode.nested == "segment":
-            escaped = random.choice(page_gfns, ESCAPES)
-            vmm_segment = Segment(
-                base=0, limit=frames, offset=frames, filter=random_filter(random).with_members(*escaped.tolist())
-            )
-            hfns[np.setdiff1d(np.arange(frames), escaped)] = np.setdiff1d(np.arange(frames), escaped) + frames
-        table_hfns = iter(range(2 * frames, 2 * frames + (1 << 20)))
-        guest = self.engine.table(lambda count: _take(table_gfns, count))
-        guest.map(pages, page_gfns, flags=WRITABLE | EXECUTABLE)
-        nested = None
-        if mode.nested != "identity":
-            nested = self.engine.table(lambda count: _take(table_hfns, count))
-            mapped = np.unique(np.r_[page_gfns, guest.table_frames])
-            nested.map(mapped, hfns[mapped])
-        self.engine.load(
-            Registers(
-                mode=mode,
-                guest_table=guest,
-                nested_table=nested,
-                guest_segment=guest_segment,
-                vmm_segment=vmm_segment,
-            )
-        )
-        held = self.engine._cores[0]
-        self.record, self.cells, self.pool = held.record, held.cells, self.engine.tables.entries
-
-    def translate(self, chunk: NDArray[np.int64]) -> int:
-        """Translate ``chunk`` by the compiled kernels; return how many accesses were."""
-        return int(run(self.record, self.cells, self.pool, chunk, _NOTHING)[0])
-
-
-def _take(frames: Iterator[int], count: int) -> NDArray[np.int64]:
-    return np.fromiter((next(frames) for _ in range(count)), np.int64, count)
-
-
-class Rival(Protocol):
-    """Another program that does the same work on the same arrays."""
-
-    def translate(self, record: Any, cells: NDArray[np.int64], pool: NDArray[np.int64], chunk: NDArray[np.int64]) -> int:
-        """Translate ``chunk`` and return how many accesses were."""
+    def translate(
+        self, record: Any, cells: NDArray[np.int64], pool: NDArray[np.int64], chunk: NDArray[np.int64]
+    ) -> int:
+        """Translate ``chunk`` and return how many of its runs were."""
+        return int(run(record, cells, pool, chunk, _NOTHING)[0])
 
 
 @attrs.frozen(kw_only=True)
 class Rate:
-    """What was measured of one mode on one stream, without or with the hierarchy."""
+    """What was measured of one mode on one stream."""
 
     mode: str
     """Mode."""
     stream: str
     """Stream."""
     hierarchy: bool
-    """Whether every reference and access went through the caches."""
-    ours: float
-    """Accesses translated per second by the compiled kernels, the best turn."""
-    rival: float | None
-    """The same for the C program; None if there is none."""
+    """Whether page-table references and data went through the model of the caches."""
+    accesses_per_second: float
+    """Accesses translated per second by the compiled kernels, in their best turn."""
+    c_accesses_per_second: float | None
+    """The same for the C program; None without it."""
     l1_misses: float
     """Share of accesses that missed the L1 TLB."""
     l2_misses: float
@@ -180,72 +76,91 @@ class Rate:
     @property
     def ratio(self) -> float | None:
         """The kernels' rate as a multiple of the C program's."""
-        return self.ours / self.rival if self.rival else None
+        return self.accesses_per_second / self.c_accesses_per_second if self.c_accesses_per_second else None
 
 
-class NotTheSame(Exception):
-    """Raised when the C program and the kernels do not do the same work: a bug in one of them."""
+class _Contender:
+    """A program with a core of its own; page tables are shared."""
+
+    def __init__(self, program: Program, engine: Engine) -> None:
+        self._program = program
+        record, self.cells = engine.state()
+        self.record, self.cells = record.copy(), self.cells.copy()
+        self.best = np.inf
+
+    def translate(self, pool: NDArray[np.int64], chunk: NDArray[np.int64]) -> None:
+        start = time.thread_time()
+        done = self._program.translate(self.record, self.cells, pool, chunk)
+        taken = time.thread_time() - start
+        if done != chunk.size:
+            raise NotTheSame(f"{type(self._program).__name__} translated {done} of {chunk.size} runs")
+        self.best = min(self.best, taken / accesses_in(chunk))
 
 
-def _assert_same_work(bench: Bench, rival: Rival, stream: Stream) -> None:
-    """Let both translate the stream from the state as it is; leave it as both leave it."""
-    record, cells, pool = bench.record.copy(), bench.cells.copy(), bench.pool.copy()
-    turns = stream.turns()
-    for chunk in (next(turns), next(turns)):
-        theirs = rival.translate(record, cells, pool, chunk)
-        ours = bench.translate(chunk)
-        counts = bench.engine.counters()
-        if ours != chunk.size or theirs != chunk.size:
-            raise NotTheSame(f"{stream.name}: of {chunk.size} accesses, {ours} and {theirs} were translated")
-        for what, mine, other in (
-            (f"counters {counts}", bench.record.count, record.count),
-            ("structures", bench.cells, cells),
-            ("page tables", bench.pool, pool),
-        ):
-            if not np.array_equal(mine, other):
-                raise NotTheSame(f"{stream.name}: {what} differ: {mine} and {other}")
+def assert_same_work(engine: Engine, programs: Sequence[Program], stream: Stream) -> None:
+    """Let all translate two turns of ``stream`` from the engine's state; ``NotTheSame`` if their states then differ."""
+    ended = []
+    for program in programs:
+        contender, pool = _Contender(program, engine), engine.tables.entries.copy()
+        for _, chunk in zip(range(2), stream.turns(), strict=False):
+            contender.translate(pool, chunk)
+        ended.append({"counters": contender.record.count, "structures": contender.cells, "page tables": pool})
+    for what, first in ended[0].items():
+        for other in ended[1:]:
+            if not np.array_equal(first, other[what]):
+                raise NotTheSame(f"{stream.name}: {what} differ: {first} and {other[what]}")
 
 
 def measure(
-    machine: Machine, mode: Mode, stream: Stream, rival: Rival | None, *, hierarchy: bool, turns: int, warm_turns: int = 1
+    machine: Machine, mode: Mode, stream: Stream, rival: Program | None, *, hierarchy: bool, turns: int
 ) -> Rate:
     """Return the best rate of ``turns`` turns; the rival, if there is one, takes turns with the kernels."""
-    bench = Bench(machine, mode, stream.pages, hierarchy=hierarchy)
-    if rival is None:
-        bench.translate(stream.chunk)
-    else:
-        _assert_same_work(bench, rival, stream)
-    before = bench.record.count.copy()
-    record, cells = bench.record.copy(), bench.cells.copy()
-    contenders: list[Callable[[NDArray[np.int64]], int]] = [bench.translate]
-    if rival is not None:
-        contenders.append(lambda chunk: rival.translate(record, cells, bench.pool, chunk))
-    best = [np.inf] * len(contenders)
-    for turn, chunk in zip(range(turns + warm_turns), stream.turns(), strict=False):
-        accesses = accesses_in(chunk)
+    engine = laid_out(machine, mode, stream.pages, hierarchy=hierarchy)
+    programs = [Kernels()] if rival is None else [Kernels(), rival]
+    assert_same_work(engine, programs, stream)
+    contenders = [_Contender(program, engine) for program in programs]
+    ours = contenders[0]
+    for turn, chunk in zip(range(_WARM_TURNS + turns), stream.turns(), strict=False):
         for number in range(len(contenders)):
-            contender = (number + turn) % len(contenders)
-            start = time.thread_time()
-            contenders[contender](chunk)
-            taken = (time.thread_time() - start) / accesses
-            best[contender] = min(best[contender], taken if turn >= warm_turns else np.inf)
-    done = dict(zip(("accesses", "l1_hits", "l2_hits"), (bench.record.count - before)[:3].tolist(), strict=True))
+            contenders[(number + turn) % len(contenders)].translate(engine.tables.entries, chunk)
+        if turn < _WARM_TURNS:
+            before = ours.record.count.copy()
+            for contender in contenders:
+                contender.best = np.inf
+    accesses, l1_hits, l2_hits = (ours.record.count - before)[:3].tolist()
     return Rate(
         mode=mode.name,
         stream=stream.name,
         hierarchy=hierarchy,
-        ours=1 / best[0],
-        rival=1 / best[1] if rival is not None else None,
-        l1_misses=1 - done["l1_hits"] / done["accesses"],
-        l2_misses=1 - (done["l1_hits"] + done["l2_hits"]) / done["accesses"],
+        accesses_per_second=1 / ours.best,
+        c_accesses_per_second=1 / contenders[1].best if rival is not None else None,
+        l1_misses=1 - l1_hits / accesses,
+        l2_misses=1 - (l1_hits + l2_hits) / accesses,
     )
 
 
 def measure_all(
-    machine: Machine, chosen: list[Stream], rival: Rival | None, *, hierarchies: tuple[bool, ...], turns: int
+    machine: Machine,
+    streams: Sequence[Stream],
+    rival: Program | None,
+    *,
+    hierarchy: bool,
+    turns: int,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Rate]:
-    """Yield the rate of each mode on each stream."""
-    for hierarchy in hierarchies:
-        for mode in MODES.values():
-            for stream in chosen:
-                yield measure(machine, mode, stream, rival, hierarchy=hierarchy, turns=turns)
+    """Yield the rate of each mode on each stream; ``say`` is told which comes next."""
+    for mode in MODES.values():
+        for stream in streams:
+            say(f"{mode.name} on {stream.name}")
+            yield measure(machine, mode, stream, rival, hierarchy=hierarchy, turns=turns)
+
+
+def geometric_mean(rates: Sequence[Rate]) -> float | None:
+    """Return the geometric mean of the ratios; None without a C program."""
+    ratios = [rate.ratio for rate in rates if rate.ratio is not None]
+    return float(np.exp(np.mean(np.log(ratios)))) if ratios else None
+
+
+def smallest(rates: Sequence[Rate]) -> float | None:
+    """Return the smallest ratio; None without a C program."""
+    return min((rate.ratio for rate in rates if rate.ratio is not None), default=None)
