@@ -1,4 +1,4 @@
-"""``benchmarks/translate.c``, the engine as a C program: found in a source checkout, compiled here, called on our arrays.
+"""``benchmarks/translate.c``, the engine as a C program: found in a checkout, compiled here, called on our arrays.
 
 The header that the C program includes is written from ``state.CORE``, so that both sides hold the same record.
 """
@@ -33,7 +33,9 @@ def find_source() -> Path | None:
 
 def find_compiler() -> str | None:
     """Return the C compiler: ``$CC``, cc, gcc or clang, the first that is there."""
-    return next((path for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (path := shutil.which(name))), None)
+    return next(
+        (path for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (path := shutil.which(name))), None
+    )
 
 
 def header() -> str:
@@ -61,12 +63,14 @@ class CProgram:
             if done.returncode != 0:
                 raise BadInput(f"{compiler} cannot compile it:\n{done.stderr.strip()}", file=str(source))
             self._translate: Callable[..., int] = ctypes.CDLL(str(library)).translate
-        self._translate.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64]  # type: ignore[attr-defined]
-        self._translate.restype = ctypes.c_int64  # type: ignore[attr-defined]
+        self._translate.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64]
+        self._translate.restype = ctypes.c_int64
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
         self.compiler = f"{version.splitlines()[0] if version else compiler}, {' '.join(FLAGS[:2])}"
 
-    def translate(self, record: Any, cells: NDArray[np.int64], pool: NDArray[np.int64], chunk: NDArray[np.int64]) -> int:
+    def translate(
+        self, record: Any, cells: NDArray[np.int64], pool: NDArray[np.int64], chunk: NDArray[np.int64]
+    ) -> int:
         """Translate ``chunk`` as ``run`` does; return how many accesses did not fault before the first that did."""
         places = (record.__array_interface__["data"][0], cells.ctypes.data, pool.ctypes.data, chunk.ctypes.data)
         return self._translate(*places, chunk.size)

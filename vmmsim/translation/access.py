@@ -83,7 +83,6 @@ def access(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int
     apart()
     l1 = L1_FETCH if kind & FETCH else L1_DATA
     want = wanted_rights(kind)
-    is_write = kind & WRITE != 0
     why = MISSED
     covered = UNDECIDED
     # 1. L1 TLB.
@@ -116,6 +115,29 @@ def access(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int
                         use_line(core, cells, hfn, line, kind)
                     return 0
                 why = lack(value, want)
+    return miss(core, cells, pool, gvpn, line, kind, l1_missed, covered, why)
+
+
+@inlined
+def miss(
+    core: Core,
+    cells: Cells,
+    pool: Pool,
+    gvpn: int,
+    line: int,
+    kind: int,
+    l1_missed: bool,
+    covered: int,
+    why: int,
+) -> int:
+    """Go on where no TLB level served the access: guest dimension, nested dimension, class, fill.
+
+    l1_missed  the L1 TLB held no entry, not even one that lacks a right
+    covered    1 or 0 if the guest segment was compared already, UNDECIDED if not
+    why        MISSED, or what a TLB entry lacked
+    """
+    l1 = L1_FETCH if kind & FETCH else L1_DATA
+    is_write = kind & WRITE != 0
     # 4. The guest dimension.
     if covered == UNDECIDED:
         covered = 1 if covers(core, GUEST, gvpn) else 0
