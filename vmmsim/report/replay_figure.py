@@ -105,8 +105,9 @@ def _references(axes: Any, done: Replay) -> None:
             length = run.counters[f"{dimension}_references"] / walks if walks else 0.0
             tint = theme.DIMENSIONS[dimension]
             label = f"{dimension} entries" if row == 0 else None
+            edge = 0.8 if length else 0.0
             axes.barh(
-                row, length, 0.62, left=start, color=tint.fill, edgecolor=tint.edge, linewidth=0.8, label=label
+                row, length, 0.62, left=start, color=tint.fill, edgecolor=tint.edge, linewidth=edge, label=label
             )
             start += length
         said = f"{start:.2f} in {walks:,} walks" if walks else "no walks"
