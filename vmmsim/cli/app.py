@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import Final, cast
 
@@ -45,24 +47,42 @@ def run(arguments: list[str]) -> int:
 
     0 done, 1 the result says no, 2 bad input, 130 interrupted. No arguments are a call for help.
     """
-    code = 2
     try:
-        code = int(app(arguments or ["--help"], standalone_mode=False) or 0)
+        code = _run(arguments)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # what click and rich make of a broken pipe is SystemExit
+        _abandon_stdout()
+        return 0
+    except OSError as bad:
+        output.say(f"vmmsim: the output cannot be written: {bad.strerror or bad}")
+        _abandon_stdout()
+        return 2
+    if code == INTERRUPTED:
+        output.say("interrupted")
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command line and report what is wrong with it; ``OSError`` if stdout cannot be written."""
+    try:
+        return int(app(arguments or ["--help"], standalone_mode=False) or 0)
     except BadInput as bad:
         output.report(bad, as_json="--json" in arguments)
     except ClickError as bad:
         output.report(BadInput(_one_line(bad)), as_json="--json" in arguments)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        return INTERRUPTED
     except OSError as bad:
-        problem = BadInput(bad.strerror or str(bad), file=bad.filename or "")
-        output.report(problem, as_json="--json" in arguments)
-    if code == INTERRUPTED:
-        output.say("interrupted")
-    return code
+        if bad.filename is None:
+            raise
+        output.report(BadInput(bad.strerror or str(bad), file=bad.filename), as_json="--json" in arguments)
+    return 2
+
+
+def _abandon_stdout() -> None:
+    """Send what is still to be flushed nowhere: Python would complain of it at the end."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _one_line(bad: BaseException) -> str:

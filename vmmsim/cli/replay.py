@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -21,7 +22,7 @@ def replay(
     trace: Annotated[
         str, typer.Argument(metavar="TRACE", help="Trace in any format that is read, or a shipped one by its name.")
     ],
-    more_modes: Annotated[list[str] | None, typer.Argument(metavar="[MODE]...", hidden=True)] = None,
+    more_modes: Annotated[list[str] | None, typer.Argument(metavar="MODE", hidden=True)] = None,
     *,
     machine: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Machine: a shipped one (vmmsim machines) or a file.")
@@ -66,7 +67,7 @@ def replay(
     The program is laid out in a guest on a host, everything mapped beforehand; each mode has its own caches and TLBs.
     """
     kind = _plot_kind(plot)
-    modes = _modes(mode, more_modes)
+    trace, modes = _trace_and_modes([trace, *(more_modes or [])], mode)
     done = _replayed(
         trace,
         {
@@ -101,14 +102,28 @@ def _plot_kind(plot: Path | None) -> str:
         raise BadInput(f"{plot} is neither .png nor .svg nor .pdf", file="--plot")
     if not plot.parent.is_dir():
         raise BadInput(f"there is no directory {plot.parent}; make it first", file="--plot")
+    if plot.exists() and not plot.is_file():
+        raise BadInput(f"{plot} is not a regular file, and is not replaced by one; give another name", file="--plot")
+    if not os.access(plot.parent, os.W_OK):
+        raise BadInput(f"nothing can be written to the directory {plot.parent}", file="--plot")
     return plot.suffix.lower().removeprefix(".")
 
 
-def _modes(mode: list[str] | None, more: list[str] | None) -> list[str]:
-    """Return the modes named: --mode base native, --mode base,native and --mode base --mode native are the same."""
-    if more and not mode:
-        raise BadInput(f'"{more[0]}" is one file too many; replay takes one trace', file="TRACE")
-    return [name for words in (*(mode or ["all"]), *(more or [])) for name in words.split(",")]
+def _trace_and_modes(words: list[str], mode: list[str] | None) -> tuple[str, list[str]]:
+    """Tell the trace from the modes that follow --mode without commas: --mode base native TRACE is well said too.
+
+    --mode base native, --mode base,native and --mode base --mode native are the same.
+    """
+    from vmmsim.config import MODES
+
+    known = {"all", *MODES}
+    others = [at for at, word in enumerate(words) if not set(word.split(",")) <= known] if mode else []
+    at = others[0] if len(others) == 1 else 0
+    trace, more = words[at], words[:at] + words[at + 1 :]
+    extra = next((word for word in more if not mode or Path(word).exists()), None)
+    if extra is not None:
+        raise BadInput(f'"{extra}" is one file too many; replay takes one trace', file="TRACE")
+    return trace, [name for given in (*(mode or ["all"]), *more) for name in given.split(",")]
 
 
 def _page(name: str, option: str) -> str:
@@ -140,11 +155,12 @@ def _replayed(trace: str, options: dict[str, object]) -> Replay:
 
 def tell(done: Replay) -> None:
     """Print the replay for people: what was replayed, the table, and how to read it."""
-    from vmmsim.report.replay_table import footnotes, heading, table
+    from vmmsim.report.replay_table import footnotes, heading, tables
 
     console = output.console()
     for line in heading(done):
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(table(done))
+    for table in tables(done, console):
+        console.print(table)
     for line in footnotes(done):
         console.print(line, highlight=False, style="dim")

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Final
 from rich import box
 from rich.table import Table
 
-from vmmsim.addresses import format_bytes
+from vmmsim.addresses import SIZE_NAMES, format_bytes
 from vmmsim.report import theme
 from vmmsim.translation.costs import numbers
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vmmsim.studies.replay import Replay, Run
 
 
@@ -25,19 +27,23 @@ TITLES: Final = (
     "cycles\na walk",
     "overhead",
     "linear\nmodel",
-    "time to\nnative",
+    "time, to\nnative",
 )
-"""Columns of figures, in the order of ``_figures``, and the slowdown."""
+"""Columns of figures, in the order of ``_figures``."""
+COUNTED: Final = 6
+"""Columns that count; the others say what that costs, and come as a second table where all are too wide."""
 
 
 def heading(done: Replay) -> list[str]:
     """Return the lines above the table: what was replayed, where, and laid out how."""
     counts, plan = done.counts, done.plan
+    guest, host = SIZE_NAMES[plan.guest_page], SIZE_NAMES[plan.host_page]
     kinds = {"data": "data accesses", "instructions": "instruction fetches", "all": "data accesses and fetches"}
     lines = [
         f"{done.trace.path.name}: {counts.accesses:,} accesses recorded, {format_bytes(counts.footprint_bytes)} "
         f"touched; replayed: {kinds[done.kinds]}",
-        f"on {done.machine.title or done.machine.name}; frames {plan.placement} at both levels, seed {plan.seed}"
+        f"on {done.machine.title or done.machine.name}; {guest} pages in the guest, {host} in the host; "
+        f"frames {plan.placement} at both levels, seed {plan.seed}"
         + (f", {plan.bad_pages} bad pages" if plan.bad_pages else ""),
     ]
     if done.trace.weighted:
@@ -45,26 +51,24 @@ def heading(done: Replay) -> list[str]:
     return lines + [note for note in done.trace.notes if not done.trace.weighted]
 
 
-def table(done: Replay) -> Table:
-    """Return the table, a row for each run."""
+def tables(done: Replay, console: Console) -> list[Table]:
+    """Return the table, a row for each run; or two, with shortened counts, where one is too wide for ``console``."""
+    whole = _table(done, slice(None), short=False)
+    if console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width:
+        return [whole]
+    return [_table(done, which, short=True) for which in (slice(COUNTED), slice(COUNTED, None))]
+
+
+def _table(done: Replay, which: slice, *, short: bool) -> Table:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    made.add_column("mode", no_wrap=True)
-    made.add_column("pages", no_wrap=True)
-    titles = (
-        "L1\nmisses",
-        "L2\nhits",
-        "0D",
-        "walks",
-        "refs\na walk",
-        "checks",
-        "cycles\na walk",
-        "overhead",
-        "linear\nmodel",
-    )
-    for title in (*titles, "time, to\nnative"):
+    for title in ("mode",) if short else ("mode", "pages"):
+        made.add_column(title, no_wrap=True)
+    for title in TITLES[which]:
         made.add_column(title, justify="right", no_wrap=True)
     for run in done.runs:
-        made.add_row(theme.MODES[run.mode].label, _pages(run), *_figures(run), f"{done.slowdown(run):.4f}")
+        figures = (*_figures(run, short=short), f"{done.slowdown(run):.4f}")[which]
+        label = theme.MODES[run.mode].label
+        made.add_row(*(label,) if short else (label, _pages(run)), *figures)
     return made
 
 
@@ -72,20 +76,24 @@ def _pages(run: Run) -> str:
     return run.guest_page if run.host_page is None else f"{run.guest_page}+{run.host_page}"
 
 
-def _figures(run: Run) -> list[str]:
+def _figures(run: Run, *, short: bool) -> list[str]:
     counters = run.counters
     walks = counters["walks"]
     return [
-        f"{run.l1_misses:,}",
-        f"{counters['l2_hits']:,}",
-        f"{counters['segment_0d']:,}",
-        f"{walks:,}",
+        _count(run.l1_misses, short=short),
+        _count(counters["l2_hits"], short=short),
+        _count(counters["segment_0d"], short=short),
+        _count(walks, short=short),
         "" if run.references_per_walk is None else f"{run.references_per_walk:.2f}",
-        f"{counters['base_bound_checks']:,}",
+        _count(counters["base_bound_checks"], short=short),
         f"{run.walk_cycles / walks:.1f}" if walks else "",
         f"{100 * run.overhead:.2f} %",
         f"{100 * run.linear_walk_cycles / run.ideal_cycles:.2f} %",
     ]
+
+
+def _count(number: int, *, short: bool) -> str:
+    return f"{number / 1e6:,.4g}M" if short and number >= 1_000_000 else f"{number:,}"
 
 
 def footnotes(done: Replay) -> list[str]:

@@ -17,7 +17,7 @@ from vmmsim.errors import BadInput
 from vmmsim.randomness import stream
 from vmmsim.studies.placement import Frames, Placement
 from vmmsim.translation.escape_filter import random_filter
-from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
+from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, FRAME_MASK, WRITABLE
 from vmmsim.translation.registers import Registers, Segment
 
 if TYPE_CHECKING:
@@ -36,8 +36,12 @@ SPARE_TABLES: Final = 8
 """Frames for tables beyond those counted: a page table keeps a few empty ones at hand."""
 SMALLEST_GUEST: Final = 1 << 15
 """Pages (128 MiB, Linux's memory block) that guest memory is a multiple of, unless the user says otherwise."""
+LARGEST_GUEST: Final = 1 << 30
+"""Pages (4 TiB): half of what a page-table entry can name, so that the host has as much again beside a segment."""
 HOST_ROOM: Final = 3
 """Host memory is this many times the guest's, so that placement on the host has room to scatter."""
+LARGEST_HOST: Final = FRAME_MASK + 1
+"""Pages (8 TiB) that a page-table entry can name."""
 
 
 @attrs.frozen(kw_only=True)
@@ -155,8 +159,15 @@ class _Guest:
 
 
 def _guest_frames(plan: Plan, need: int) -> int:
+    if need > LARGEST_GUEST:
+        raise BadInput(
+            f"the program in {SIZE_NAMES[plan.guest_page]} pages needs {format_bytes(need * PAGE_BYTES)}, and a guest "
+            f"has at most {format_bytes(LARGEST_GUEST * PAGE_BYTES)}"
+            + ("; smaller pages need less" if plan.guest_page else "; its accesses lie too far apart"),
+            file="--guest-page",
+        )
     if plan.guest_frames is None:
-        return -(-2 * need // SMALLEST_GUEST) * SMALLEST_GUEST
+        return min(-(-2 * need // SMALLEST_GUEST) * SMALLEST_GUEST, LARGEST_GUEST)
     if plan.guest_frames < need:
         raise BadInput(
             f"guest memory of {format_bytes(plan.guest_frames * PAGE_BYTES)} is too small: the program in "
@@ -200,9 +211,8 @@ def _nest(engine: Engine, mode: Mode, guest: _Guest, plan: Plan) -> tuple[PageTa
     whole = np.setdiff1d(blocks, split)
     small = used[np.isin(used & -unit, split)]
     tables = tables_needed(whole, size, levels) + tables_needed(small, 0, levels) + SPARE_TABLES
-    host_end = (
-        reserved + max(HOST_ROOM * guest.frames, whole.size * unit) + -(-(tables + members.size) // unit + 1) * unit
-    )
+    room = max(HOST_ROOM * guest.frames, whole.size * unit) + -(-(tables + members.size) // unit + 1) * unit
+    host_end = min(reserved + room, LARGEST_HOST)
     frames = Frames(
         reserved,
         host_end,

@@ -19,7 +19,7 @@ from vmmsim.config import MODES, Machine, Mode
 from vmmsim.errors import BadInput
 from vmmsim.hints import unknown
 from vmmsim.machine_file import load_machine
-from vmmsim.studies.layout import Layout, Plan, Program, lay_out
+from vmmsim.studies.layout import LARGEST_GUEST, Layout, Plan, Program, lay_out
 from vmmsim.studies.placement import PLACEMENTS, Placement
 from vmmsim.translation.chunk import FETCH, accesses_in, gvpn_of
 from vmmsim.translation.costs import Coverage, Linear, count_coverage, numbers, sources_of
@@ -238,8 +238,8 @@ def _plan(
         raise BadInput(f"{bad_pages} is not a number of bad pages from 0 to {MEMBERS}", file="--bad-pages")
     if seed < 0:
         raise BadInput(f"{seed} is not a seed; a whole number from 0 is", file="--seed")
-    if guest_memory is not None and not 0 < guest_memory <= 8 << 40:
-        raise BadInput("guest memory must lie between 4 KiB and 8 TiB", file="--guest-memory")
+    if guest_memory is not None and not 1 <= guest_memory >> 12 <= LARGEST_GUEST:
+        raise BadInput("guest memory must lie between 4 KiB and 4 TiB", file="--guest-memory")
     return Plan(
         guest_page=size_number(guest_page),
         host_page=size_number(host_page),
