@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def _look_up_line(core: Core, cells: Cells, level: int, line: int, noted: bool) -> int:
     part = CACHE_PART + level
     at = core.part_start[part] + (line & core.part_mask[part]) * core.part_ways[part]
+    # FAST PATH: the line used last in its set is where a look-up would put it.
+    if cells[at] == line + 1:
+        return 1
     return line_lookup_noted(core, cells, at, core.part_ways[part], line + 1, noted)
 
 

@@ -121,8 +121,6 @@ def line_lookup_noted(core: Core, cells: Cells, at: int, ways: int, key: int, no
     the journal if ``noted``: a data access is over when it gets here, a walk is not.
     """
     apart()
-    if cells[at] == key:
-        return 1
     place = at
     last = at + ways - 1
     carried = key
@@ -133,7 +131,7 @@ def line_lookup_noted(core: Core, cells: Cells, at: int, ways: int, key: int, no
             break
         carried = held
         place += 1
-    if noted:
+    if noted and (held != key or place > at):
         note(core, LINE_TOUCHED if held == key else LINE_FILLED, at, ways, place - at, held)
     if held == key:
         return 1
