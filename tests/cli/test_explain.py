@@ -137,8 +137,8 @@ BAD = [
     (["--quiz", "--json"], "--quiz: hides the numbers; leave out --json"),
     (["--picture", "walk.pdf"], "--picture: walk.pdf is neither .svg nor .png"),
     (["--picture", "walk"], "--picture: walk is neither .svg nor .png"),
-    (["--picture", "no/such/walk.svg"], "no/such/walk.svg: cannot be written: No such file or directory"),
-    (["--picture", "folder.svg"], "folder.svg: cannot be written: Is a directory"),
+    (["--picture", "no/such/walk.svg"], "no/such/walk.svg: there is no directory no/such; make it first"),
+    (["--picture", "folder.svg"], "folder.svg: is not a regular file, and is not replaced by one; give another name"),
 ]
 
 

@@ -9,7 +9,8 @@ import pytest
 from vmmsim.addresses import SIZE_NAMES
 from vmmsim.config import MODES
 from vmmsim.errors import BadInput
-from vmmsim.studies.explain import EXAMPLE_GVA, Explanation, explain
+from vmmsim.studies.explain import EXAMPLE_GVA, explain
+from vmmsim.studies.explanation import Explanation
 
 EXAMPLE_HPA = 0x8D2345678
 

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import demo, explain, machines, output, replay, warm
+from vmmsim.cli import bench, demo, explain, machines, output, replay, warm
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
@@ -34,6 +34,7 @@ app.command("replay")(replay.replay)
 app.command("explain")(explain.explain)
 app.command("warm")(warm.warm)
 app.command("machines")(machines.machines)
+app.command("bench")(bench.bench)
 
 
 @app.callback()

@@ -14,7 +14,7 @@ from vmmsim.cli import output
 from vmmsim.errors import BadInput
 
 if TYPE_CHECKING:
-    from vmmsim.studies.explain import Check, Explanation, Reference
+    from vmmsim.studies.explanation import Check, Explanation, Reference
 
 PICTURES: Final = (".svg", ".png")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,18 +47,11 @@ def say_if_compiling() -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there either whole or not at all; ``BadInput`` if it cannot be written."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with draft.open("xb") as file:
-                file.write(content)
-            draft.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-    except OSError as bad:
-        raise BadInput(f"cannot be written: {bad.strerror or bad}", file=path) from None
+    """Write a file that is there either whole or not at all, over an old one; ``BadInput`` if it cannot be written."""
+    from vmmsim.workloads.replacing import replacing, writing
+
+    with replacing(path, force=True) as draft, writing(path):
+        draft.write_bytes(content)
 
 
 def document(command: str, body: dict[str, Any]) -> None:

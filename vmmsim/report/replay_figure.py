@@ -106,9 +106,7 @@ def _references(axes: Any, done: Replay) -> None:
             tint = theme.DIMENSIONS[dimension]
             label = f"{dimension} entries" if row == 0 else None
             edge = 0.8 if length else 0.0
-            axes.barh(
-                row, length, 0.62, left=start, color=tint.fill, edgecolor=tint.edge, linewidth=edge, label=label
-            )
+            axes.barh(row, length, 0.62, left=start, color=tint.fill, edgecolor=tint.edge, linewidth=edge, label=label)
             start += length
         said = f"{start:.2f} in {walks:,} walks" if walks else "no walks"
         axes.annotate(said, (start, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)

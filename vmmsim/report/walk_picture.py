@@ -17,7 +17,7 @@ from vmmsim.report.walk_text import circumstances, count, noun, numbers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vmmsim.studies.explain import Bounds, Check, Explanation, Kept, Reference, Row
+    from vmmsim.studies.explanation import Bounds, Check, Explanation, Kept, Reference, Row
 
 _MARGIN: Final = 0.45
 _PILL: Final = 1.5

@@ -13,7 +13,7 @@ from vmmsim.report.walk_text import count, noun, numbers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vmmsim.studies.explain import Explanation, Kept, Row
+    from vmmsim.studies.explanation import Explanation, Kept, Row
 
 
 @attrs.frozen

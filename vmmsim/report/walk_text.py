@@ -9,7 +9,7 @@ from vmmsim.report.theme import MODES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vmmsim.studies.explain import Bounds, Check, Explanation, Kept, Reference, Row
+    from vmmsim.studies.explanation import Bounds, Check, Explanation, Kept, Reference, Row
 
 BYPASSED: Final = "·"
 HIDDEN: Final = "?"
