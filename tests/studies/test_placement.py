@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def test_every_frame_is_handed_out_once(placement, size, start, length, tables, 
     kept = min(-(-tables // unit), length)
     assert units == length - kept
     bounds = sorted({0, *(min(cut, units) for cut in cuts), units})
-    taken = np.concatenate([given_out.take(b - a) for a, b in zip(bounds, bounds[1:], strict=False)] or [np.empty(0)])
+    taken = np.concatenate([given_out.take(b - a) for a, b in itertools.pairwise(bounds)] or [np.empty(0)])
     np.testing.assert_array_equal(np.sort(taken), np.arange(start, start + units) * unit)
     if kept * unit >= tables:
         more = given_out.take_tables(tables)

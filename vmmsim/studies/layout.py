@@ -211,7 +211,7 @@ def _nest(engine: Engine, mode: Mode, guest: _Guest, plan: Plan) -> tuple[PageTa
     whole = np.setdiff1d(blocks, split)
     small = used[np.isin(used & -unit, split)]
     tables = tables_needed(whole, size, levels) + tables_needed(small, 0, levels) + SPARE_TABLES
-    room = max(HOST_ROOM * guest.frames, whole.size * unit) + -(-(tables + members.size) // unit + 1) * unit
+    room = max(HOST_ROOM * guest.frames, whole.size * unit) + (-(-(tables + members.size) // unit) + 1) * unit
     host_end = min(reserved + room, LARGEST_HOST)
     frames = Frames(
         reserved,
