@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from vmmsim.cli import output
+from vmmsim.cli.progress import Steps
 
 if TYPE_CHECKING:
     from vmmsim.config import Machine
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _ACCESSES: Final = 1 << 18
 _QUICK_ACCESSES: Final = 1 << 16
 _TRACE_RUNS: Final = 1 << 20
+_SHIPPED: Final = "database"
 
 
 def bench(
@@ -30,7 +32,7 @@ def bench(
     ] = False,
     trace: Annotated[
         list[str] | None,
-        typer.Option(metavar="TRACE", show_default=False, help="Also a trace's first million runs, by file or name."),
+        typer.Option(metavar="TRACE", show_default=_SHIPPED, help="A trace, by file or name: its first million runs."),
     ] = None,
     machine: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Machine: a shipped one (vmmsim machines) or a file.")
@@ -39,7 +41,8 @@ def bench(
 ) -> None:
     """Measure translations per second in every mode, start time, compile time and memory.
 
-    Streams: uniform, Zipf and sequential over 4 GiB of 4 KiB pages, frames random at both levels; a quarter writes.
+    Streams: uniform, Zipf and sequential over 4 GiB of 4 KiB pages, frames random at both levels, a quarter writes; and
+    a recorded trace.
     In a source checkout with a C compiler, benchmarks/translate.c does the same work on the same page tables, and the
     ratios are what to look at: they depend little on the computer and on what else it does.
     """
@@ -50,12 +53,13 @@ def bench(
     output.say_if_compiling()
     streams = _streams(quick, trace or [], chosen)
     rival = _rival()
-    tables = [
-        _measured(chosen, streams, rival, with_caches, quick)
-        for with_caches in ((False, True) if hierarchy else (False,))
-    ]
-    output.say("start and compile time")
-    start = measure_start(cold=not quick, times=2 if quick else 5)
+    with Steps() as steps:
+        tables = [
+            _measured(chosen, streams, rival, with_caches, quick, steps)
+            for with_caches in ((False, True) if hierarchy else (False,))
+        ]
+        steps("start and compile time")
+        start = measure_start(cold=not quick, times=2 if quick else 5)
     if as_json:
         output.document("bench", _document(chosen, rival, tables, start))
     else:
@@ -70,7 +74,7 @@ def _streams(quick: bool, traces: list[str], machine: Machine) -> list[Stream]:
     from vmmsim.workloads.trace import open_trace
 
     made = streams(np.random.default_rng(1), _QUICK_ACCESSES if quick else _ACCESSES)
-    for name in traces:
+    for name in traces or [_SHIPPED]:
         path = trace_path(name)
         opened = open_trace(path, levels=machine.levels)
         made.append(stream_of(path.stem, opened.chunks("data"), _TRACE_RUNS))
@@ -85,11 +89,16 @@ def _rival() -> CProgram | None:
 
 
 def _measured(
-    machine: Machine, streams: list[Stream], rival: CProgram | None, hierarchy: bool, quick: bool
+    machine: Machine,
+    streams: list[Stream],
+    rival: CProgram | None,
+    hierarchy: bool,
+    quick: bool,
+    steps: Steps,
 ) -> list[Rate]:
     from vmmsim.studies.bench import measure_all
 
-    return list(measure_all(machine, streams, rival, hierarchy=hierarchy, turns=6 if quick else 12, say=output.say))
+    return list(measure_all(machine, streams, rival, hierarchy=hierarchy, turns=6 if quick else 12, say=steps))
 
 
 def _tell(rival: CProgram | None, tables: list[list[Rate]], start: StartTimes) -> None:
