@@ -1,6 +1,28 @@
-"""What holds for every test: hypothesis decides alike on every run, and no example is too slow."""
+"""Settings of every test: hypothesis without deadlines, and kernels compiled once, before the workers start."""
 
-from hypothesis import settings
+from __future__ import annotations
 
-settings.register_profile("suite", deadline=None, database=None, derandomize=True, print_blob=True)
-settings.load_profile("suite")
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "vmmsim",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    report_multiple_bugs=False,
+)
+settings.load_profile("vmmsim")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile in the process that starts the workers: otherwise each of them would."""
+    if not hasattr(session.config, "workerinput"):
+        from vmmsim.jit import is_warm
+
+        if not is_warm():
+            from vmmsim.translation.warm import warm
+
+            warm()

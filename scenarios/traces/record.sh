@@ -51,8 +51,8 @@ C
 
 sqlite3 people.db <<'SQL'
 create table person(id integer primary key, friend integer, name text);
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 200000)
-  insert into person select i, (i * 7919) % 200003, 'a name of some length ' || i from n;
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000000)
+  insert into person select i, (i * 7919) % 2000003, 'a name of some length ' || i from n;
 SQL
 
 cat > table.py <<'PY'
@@ -67,6 +67,6 @@ record() { vmmsim trace record --force "$@"; }
 record "$here/compiler.parquet" --skip 10000000 --limit 16000000 -- \
   "$(gcc -print-prog-name=cc1)" -quiet -O2 tree.c -o tree.s
 record "$here/database.parquet" --skip 2000000 --limit 16000000 -- \
-  sqlite3 people.db "select sum(length(b.name)) from person a join person b on b.id = a.friend"
+  sqlite3 -cmd "pragma mmap_size=1000000000" people.db "select sum(length(b.name)) from person a join person b on b.id = a.friend"
 PYTHONHASHSEED=0 record "$here/python.parquet" --skip 56000000 --limit 16000000 -- \
   /usr/bin/python3 -I -S table.py

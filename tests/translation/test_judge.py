@@ -99,8 +99,8 @@ def _fields(described: object) -> dict[str, object]:
 
 PAGES = (0, 1, 2, 3, 513, 1 << 18, (1 << 35) + 5)
 """Few pages, so that structures of two entries hit and miss about equally, in few tables."""
-NEAR = (0, 1, 2, 513, 514, 1 << 18)
-"""Those that are mapped mostly."""
+MAPPED_FIRST = (0, 1, 2, 513, 514, 1 << 18)
+"""Pages that the first process begins with."""
 GFNS = (0, 1, 5, 512, 1024, 1 << 18)
 """Where data pages may be in the guest; the guest's tables follow at 40."""
 TABLE_GFN = 40
@@ -269,7 +269,7 @@ class Judge(RuleBasedStateMachine):
                 self.guests[self.current].map(page, GFNS[serve], size, flags)
 
     @rule(
-        pages=st.lists(st.tuples(st.sampled_from(NEAR), st.sampled_from((0, 1, 1))), min_size=8),
+        pages=st.lists(st.tuples(st.sampled_from(MAPPED_FIRST), st.sampled_from((0, 1, 1))), min_size=8),
         line=st.integers(0, 3), size=SIZES,
     )  # fmt: skip
     def work(self, pages: list[tuple[int, int]], line: int, size: int) -> None:
@@ -360,6 +360,16 @@ class Judge(RuleBasedStateMachine):
                 self._forget_guest(which, leaf, 2)
             else:
                 self._both("invalidate_eptp", which)
+
+    @rule(gfn=st.sampled_from((0, 1)), page=st.sampled_from((0, 1)))
+    def write_protect(self, gfn: int, page: int) -> None:
+        """Write-protect a gfn, as page sharing does, write to it, and give the right back."""
+        leaf = self.nested[self.current[2]].leaf(gfn)
+        if leaf is not None:
+            self.nested[self.current[2]].set_flags(gfn, {"writable": False})
+            self._both("invalidate_eptp", self.current[2])
+            self.access([(page, 1), (page, 0), (page, 1)], 0, 0, 0, 0)
+            self.nested[self.current[2]].set_flags(gfn, {"writable": bool(leaf.flags & pt.WRITABLE)})
 
     @rule(which=st.sampled_from((CONTEXTS[0], 1)), page=st.sampled_from((512, 1 << 18)))
     def split(self, which: object, page: int) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import machines, output
+from vmmsim.cli import bench, demo, explain, machines, output, replay, warm
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
 ClickError: Final = cast(type[Exception], typer.BadParameter.__mro__[2])
 """ClickException of the click that typer uses: the installed one, or, in newer typers, one of its own."""
+
+INTERRUPTED: Final = 130
+"""What a Ctrl-C ends with; newer typers return it, older ones raise."""
 
 app = typer.Typer(
     name="vmmsim",
@@ -24,7 +29,12 @@ app = typer.Typer(
 )
 app.add_typer(trace_app, name="trace")
 
+app.command("demo")(demo.demo)
+app.command("replay")(replay.replay)
+app.command("explain")(explain.explain)
+app.command("warm")(warm.warm)
 app.command("machines")(machines.machines)
+app.command("bench")(bench.bench)
 
 
 @app.callback()
@@ -38,21 +48,41 @@ def run(arguments: list[str]) -> int:
     0 done, 1 the result says no, 2 bad input, 130 interrupted. No arguments are a call for help.
     """
     try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # what click and rich make of a broken pipe is SystemExit
+        _abandon_stdout()
+        return 0
+    except OSError as bad:
+        output.say(f"vmmsim: the output cannot be written: {bad.strerror or bad}")
+        _abandon_stdout()
+        return 2
+    if code == INTERRUPTED:
+        output.say("interrupted")
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command line and report what is wrong with it; ``OSError`` if stdout cannot be written."""
+    try:
         return int(app(arguments or ["--help"], standalone_mode=False) or 0)
     except BadInput as bad:
         output.report(bad, as_json="--json" in arguments)
     except ClickError as bad:
         output.report(BadInput(_one_line(bad)), as_json="--json" in arguments)
     except (KeyboardInterrupt, typer.Abort):
-        output.say("interrupted")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        return INTERRUPTED
     except OSError as bad:
-        problem = BadInput(bad.strerror or str(bad), file=bad.filename or "")
-        output.report(problem, as_json="--json" in arguments)
+        if bad.filename is None:
+            raise
+        output.report(BadInput(bad.strerror or str(bad), file=bad.filename), as_json="--json" in arguments)
     return 2
+
+
+def _abandon_stdout() -> None:
+    """Send what is still to be flushed nowhere: Python would complain of it at the end."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _one_line(bad: BaseException) -> str:

@@ -47,3 +47,30 @@ class Progress:
         if self._width:
             print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
             self._width = 0
+
+
+class Steps:
+    """Says what a command is at, a step at a time; to be used in a with statement like ``Progress``."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._width = 0
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+
+    def __call__(self, step: str) -> None:
+        """Say the step that begins: at once on a terminal, elsewhere if nothing was said for a minute."""
+        if self._terminal:
+            print("\r" + step.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(step)
+        elif time.monotonic() - self._said >= _ELSEWHERE_SECONDS:
+            self._said = time.monotonic()
+            print(step, file=sys.stderr, flush=True)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 trace_app = typer.Typer(help="Record, inspect and convert traces of memory accesses.", no_args_is_help=True)
 
 _Out = Annotated[Path, typer.Argument(help="File to write, in vmmsim's own format (Parquet).", metavar="OUT")]
-_In = Annotated[Path, typer.Argument(help="Trace, in any format that is read.", metavar="TRACE")]
+_In = Annotated[
+    str, typer.Argument(help="Trace in any format that is read, or a shipped one by name.", metavar="TRACE")
+]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 _DataOnly = Annotated[bool, typer.Option("--data-only", help="Leave out instruction fetches.")]
@@ -72,10 +74,11 @@ def convert_command(
     as_json: _Json = False,
 ) -> None:
     """Write TRACE to OUT in vmmsim's own format, which is small and fast to read."""
+    from vmmsim.scenarios_folder import trace_path
     from vmmsim.workloads.save import convert
     from vmmsim.workloads.trace import open_trace
 
-    source = open_trace(trace, levels=levels, format=format)
+    source = open_trace(trace_path(trace), levels=levels, format=format)
     _say_notes(source)
     with Progress("converting", "accesses") as progress:
         counts = convert(source, out, kinds=_kinds(data_only), force=force, progress=progress)
@@ -92,10 +95,11 @@ def inspect_command(trace: _In, levels: _Levels = 4, format: _Format = None, as_
 
     Reads it all, and so finds any damage.
     """
+    from vmmsim.scenarios_folder import trace_path
     from vmmsim.workloads.inspect import inspect
     from vmmsim.workloads.trace import open_trace
 
-    source = open_trace(trace, levels=levels, format=format)
+    source = open_trace(trace_path(trace), levels=levels, format=format)
     with Progress("reading", "accesses") as progress:
         found = inspect(source, progress=progress)
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from vmmsim.jit import apart, inlined, kernel
 from vmmsim.translation.caches import data_cycles
 from vmmsim.translation.chunk import FETCH, WRITE
-from vmmsim.translation.journal import begin, commit, log, roll_back
+from vmmsim.translation.journal import begin, counted, log, roll_back
 from vmmsim.translation.recency import touch
 from vmmsim.translation.segment import covers, largest_size
 from vmmsim.translation.state import (
@@ -24,7 +24,6 @@ from vmmsim.translation.state import (
     NESTED,
     SEGMENT,
     Count,
-    Exit,
     Step,
 )
 from vmmsim.translation.tlb import (
@@ -33,13 +32,11 @@ from vmmsim.translation.tlb import (
     GLOBAL_KIND,
     IS_DIRTY,
     RIGHTS,
-    VALUE_SHIFT,
     drop_found,
     fill_both,
     frame_in,
-    key_of,
     look_up,
-    set_at,
+    size_of,
 )
 from vmmsim.translation.walk import (
     ANSWER_COVERED,
@@ -70,45 +67,114 @@ def wanted_rights(kind: int) -> int:
 
 
 @inlined
+def lack(value: int, want: int) -> int:
+    """Return what an entry with ``value`` that does not have all the rights ``want`` lacks."""
+    return LACKS_DIRTY if value & want == want & ~IS_DIRTY else LACKS_RIGHT
+
+
+@kernel
 def access(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int) -> int:
     """Translate one access and count it; return 0, or why it could not be, everything then as before.
 
     kind  chunk.WRITE, chunk.FETCH or 0
 
-    Hits of the L1 TLB are left to the caller to count: it sums them up.
+    Accesses, and those that the L1 TLB served, are left to the caller to count: it sums them up.
     """
-    l1 = L1_FETCH if kind & FETCH else L1_DATA
-    # FAST PATH: the page used last in its set, by a 4K entry of this context.
-    at = set_at(core, 3 * l1, gvpn)
-    if cells[at] == key_of(core.context, 0, 0, gvpn):
-        value = cells[at + core.part_ways[3 * l1]]
-        if value & wanted_rights(kind) == wanted_rights(kind):
-            if core.hierarchy:
-                use_line(core, cells, value >> VALUE_SHIFT, line, kind)
-            return 0
-    return by_l1(core, cells, pool, gvpn, line, kind)
-
-
-@kernel
-def by_l1(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int) -> int:
-    """Look in the whole L1 TLB, and go on down the ladder."""
     apart()
     l1 = L1_FETCH if kind & FETCH else L1_DATA
     want = wanted_rights(kind)
-    found, at, way = look_up(core, cells, l1, gvpn)
-    if way < 0:
-        return l1_miss(core, cells, pool, gvpn, line, kind)
-    size = found - GLOBAL_KIND if found >= GLOBAL_KIND else found
-    ways = core.part_ways[3 * l1 + size]
-    value = cells[at + ways + way]
-    if value & want == want:
-        touch(cells, at, ways, way)
-        if core.hierarchy:
-            use_line(core, cells, frame_in(value, size, gvpn), line, kind)
-        return 0
+    why = MISSED
+    covered = UNDECIDED
+    # 1. L1 TLB.
+    found, at, ways, way = look_up(core, cells, l1, gvpn)
+    l1_missed = way < 0
+    if way >= 0:
+        value = cells[at + ways + way]
+        if value & want == want:
+            touch(cells, at, ways, cells[at + way])
+            if core.hierarchy:
+                use_line(core, cells, frame_in(value, size_of(found), gvpn), line, kind)
+            return 0
+        why = lack(value, want)
     begin(core)
-    why = LACKS_DIRTY if value & want == want & ~IS_DIRTY else LACKS_RIGHT
-    return miss(core, cells, pool, gvpn, line, kind, UNDECIDED, why)
+    # 2. The guest segment beside the L2 TLB, 3. the L2 TLB.
+    if l1_missed:
+        if core.kind[GUEST] == SEGMENT and not core.segment_after_l2:
+            covered = 1 if covers(core, GUEST, gvpn) else 0
+        if covered != 1:
+            found, at, ways, way = look_up(core, cells, L2, gvpn)
+            if way >= 0:
+                value = cells[at + ways + way]
+                if value & want == want:
+                    touch(cells, at, ways, cells[at + way])
+                    hfn = frame_in(value, size_of(found), gvpn)
+                    fill_both(core, cells, l1, found, gvpn, hfn, value & RIGHTS, False)
+                    core.count[Count.DATA_L1_MISSES + l1] += 1
+                    core.count[Count.L2_HITS] += 1
+                    if core.hierarchy:
+                        use_line(core, cells, hfn, line, kind)
+                    return 0
+                why = lack(value, want)
+    return miss(core, cells, pool, gvpn, line, kind, l1_missed, covered, why)
+
+
+@inlined
+def miss(
+    core: Core,
+    cells: Cells,
+    pool: Pool,
+    gvpn: int,
+    line: int,
+    kind: int,
+    l1_missed: bool,
+    covered: int,
+    why: int,
+) -> int:
+    """Go on where no TLB level served the access: guest dimension, nested dimension, class, fill.
+
+    l1_missed  the L1 TLB held no entry, not even one that lacks a right
+    covered    1 or 0 if the guest segment was compared already, UNDECIDED if not
+    why        MISSED, or what a TLB entry lacked
+    """
+    l1 = L1_FETCH if kind & FETCH else L1_DATA
+    is_write = kind & WRITE != 0
+    # 4. The guest dimension.
+    if covered == UNDECIDED:
+        covered = 1 if covers(core, GUEST, gvpn) else 0
+    if covered:
+        guest = answer(gvpn + core.segment_offset[GUEST], 2, RIGHTS)
+        log(core, Step.GUEST_CHECK, 0, gvpn, -1, guest >> ANSWER_FRAME_SHIFT)
+        core.count[Count.BASE_BOUND_CHECKS] += 1
+    else:
+        guest = guest_walk(core, cells, pool, gvpn, is_write, kind & FETCH != 0)
+        if guest == FAILED:
+            return fail(core, cells, pool, gvpn)
+    # 5. The nested dimension.
+    nested = translate_nested(core, cells, pool, guest >> ANSWER_FRAME_SHIFT, is_write, False)
+    if nested == FAILED:
+        return fail(core, cells, pool, gvpn)
+    # 6. Class. Nothing from here on fails: what the walk changed and counted stands.
+    classify(core, covered, nested)
+    if l1_missed:
+        core.count[Count.DATA_L1_MISSES + l1] += 1
+    # 7. Rewalks.
+    if why == MISSED:
+        core.count[Count.L2_MISSES] += 1
+    else:
+        core.count[Count.REWALKS] += 1
+        core.count[Count.DIRTY_WALKS] += 1 if why == LACKS_DIRTY else 0
+        drop_found(core, cells, l1, gvpn)
+        drop_found(core, cells, L2, gvpn)
+    # 8. Fill.
+    hfn = nested >> ANSWER_FRAME_SHIFT
+    entry = fill_size(core, pool, gvpn, guest, nested, covered)
+    entry += GLOBAL_KIND if not covered and guest & GUEST_GLOBAL else 0
+    to_l2 = covered == 0 or core.segment_fills_l2 != 0
+    fill_both(core, cells, l1, entry, gvpn, hfn, guest & (nested | CAN_EXECUTE) & RIGHTS, to_l2)
+    # 9. Data.
+    if core.hierarchy:
+        use_line(core, cells, hfn, line, kind)
+    return 0
 
 
 @inlined
@@ -117,93 +183,14 @@ def use_line(core: Core, cells: Cells, hfn: int, line: int, kind: int) -> None:
     core.count[Count.DATA_CYCLES] += data_cycles(core, cells, hfn << 6 | line, 1 if kind & FETCH else 0)
 
 
-@kernel
-def l1_miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int) -> int:
-    """Go on where the L1 TLB held nothing: guest segment beside the L2 TLB."""
-    apart()
-    begin(core)
-    l1 = L1_FETCH if kind & FETCH else L1_DATA
-    l1_count = Count.INSTRUCTION_L1_MISSES if kind & FETCH else Count.DATA_L1_MISSES
-    covered = UNDECIDED
-    if core.kind[GUEST] == SEGMENT and not core.segment_after_l2:
-        covered = 1 if covers(core, GUEST, gvpn) else 0
-    why = MISSED
-    if covered != 1:
-        want = wanted_rights(kind)
-        found, at, way = look_up(core, cells, L2, gvpn)
-        if way >= 0:
-            size = found - GLOBAL_KIND if found >= GLOBAL_KIND else found
-            ways = core.part_ways[3 * L2 + size]
-            value = cells[at + ways + way]
-            if value & want == want:
-                touch(cells, at, ways, way)
-                hfn = frame_in(value, size, gvpn)
-                fill_both(core, cells, l1, found, gvpn, hfn, value & RIGHTS, False)
-                commit(core)
-                core.count[l1_count] += 1
-                core.count[Count.L2_HITS] += 1
-                if core.hierarchy:
-                    use_line(core, cells, hfn, line, kind)
-                return 0
-            why = LACKS_DIRTY if value & want == want & ~IS_DIRTY else LACKS_RIGHT
-    outcome = miss(core, cells, pool, gvpn, line, kind, covered, why)
-    if outcome == Exit.DONE:
-        core.count[l1_count] += 1
-        if why == MISSED:
-            core.count[Count.L2_MISSES] += 1
-    return outcome
-
-
-@kernel
-def miss(core: Core, cells: Cells, pool: Pool, gvpn: int, line: int, kind: int, covered: int, why: int) -> int:
-    """Translate by segment and walk what no TLB level could: guest dimension, nested dimension, class, fill.
-
-    covered  1 or 0 if the guest segment was compared already, UNDECIDED if not
-    why      MISSED, or what a TLB entry lacked
-    """
-    apart()
-    is_write = kind & WRITE != 0
-    if covered == UNDECIDED:
-        covered = 1 if core.kind[GUEST] == SEGMENT and covers(core, GUEST, gvpn) else 0
-    if covered:
-        guest = answer(gvpn + core.segment_offset[GUEST], 2, RIGHTS)
-        log(core, Step.GUEST_CHECK, 0, gvpn, -1, guest >> ANSWER_FRAME_SHIFT)
-        core.pending[Count.BASE_BOUND_CHECKS] += 1
-    else:
-        guest = guest_walk(core, cells, pool, gvpn, is_write, kind & FETCH != 0)
-        if guest == FAILED:
-            return fail(core, cells, pool, gvpn)
-    nested = translate_nested(core, cells, pool, guest >> ANSWER_FRAME_SHIFT, is_write, False)
-    if nested == FAILED:
-        return fail(core, cells, pool, gvpn)
-    # Nothing from here on fails: what the walk changed and counted stands.
-    classify(core, covered, nested)
-    commit(core)
-    l1 = L1_FETCH if kind & FETCH else L1_DATA
-    if why != MISSED:
-        core.count[Count.REWALKS] += 1
-        core.count[Count.DIRTY_WALKS] += 1 if why == LACKS_DIRTY else 0
-        drop_found(core, cells, l1, gvpn)
-        drop_found(core, cells, L2, gvpn)
-    hfn = nested >> ANSWER_FRAME_SHIFT
-    rights = guest & (nested | CAN_EXECUTE) & RIGHTS
-    entry = fill_size(core, pool, gvpn, guest, nested, covered)
-    entry += GLOBAL_KIND if not covered and guest & GUEST_GLOBAL else 0
-    fill_both(core, cells, l1, entry, gvpn, hfn, rights, covered == 0 or core.segment_fills_l2 != 0)
-    if core.hierarchy:
-        use_line(core, cells, hfn, line, kind)
-    return 0
-
-
 @inlined
 def classify(core: Core, covered: int, nested: int) -> None:
-    """Count the class of a translation, which the data page alone decides, and its cycles (pending)."""
-    pending = core.pending
+    """Count the class of a translation, which the data page alone decides, and its cycles."""
     nested_covered = core.kind[NESTED] == IDENTITY or nested & ANSWER_COVERED != 0
     if covered and nested_covered:
         # Two adds that can be summed beforehand: one compare, no reference, no cycle beside the L2 TLB.
         core.count[Count.SEGMENT_0D] += 1
-        pending[Count.BASE_BOUND_CHECKS] = 1
+        core.count[Count.BASE_BOUND_CHECKS] -= counted(core, Count.BASE_BOUND_CHECKS) - 1
         return
     core.count[Count.WALKS] += 1
     if covered:
@@ -213,10 +200,11 @@ def classify(core: Core, covered: int, nested: int) -> None:
     else:
         core.count[Count.WALK_BOTH] += 1
     if core.hierarchy:
-        pending[Count.WALK_CYCLES] += (
-            pending[Count.BASE_BOUND_CHECKS] * core.check_cycles
-            + (pending[Count.WALK_CACHE_HITS] + pending[Count.NESTED_WALK_CACHE_HITS]) * core.walk_cache_cycles
-            + pending[Count.NESTED_TLB_HITS] * core.nested_tlb_cycles
+        cached = counted(core, Count.WALK_CACHE_HITS) + counted(core, Count.NESTED_WALK_CACHE_HITS)
+        core.count[Count.WALK_CYCLES] += (
+            counted(core, Count.BASE_BOUND_CHECKS) * core.check_cycles
+            + cached * core.walk_cache_cycles
+            + counted(core, Count.NESTED_TLB_HITS) * core.nested_tlb_cycles
         )
 
 

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 def _look_up_line(core: Core, cells: Cells, level: int, line: int, noted: bool) -> int:
     part = CACHE_PART + level
     at = core.part_start[part] + (line & core.part_mask[part]) * core.part_ways[part]
+    # FAST PATH: the line used last in its set is where a look-up would put it.
+    if cells[at] == line + 1:
+        return 1
     return line_lookup_noted(core, cells, at, core.part_ways[part], line + 1, noted)
 
 
 @kernel
 def reference_cycles(core: Core, cells: Cells, line: int) -> int:
-    """Read a page-table line (hPA >> 6) as the walker does; return its latency in cycles (pending counters)."""
+    """Read a page-table line (hPA >> 6) as the walker does; return its latency in cycles."""
     apart()
     answer = 0
     for level in range(core.walker_cache, 4):
@@ -29,9 +32,9 @@ def reference_cycles(core: Core, cells: Cells, line: int) -> int:
             answer = _look_up_line(core, cells, level, line, True)
             if answer == 1:
                 return core.cache_cycles[level]
-    core.pending[Count.REFERENCES_FROM_MEMORY] += 1
+    core.count[Count.REFERENCES_FROM_MEMORY] += 1
     if answer == -1:
-        core.pending[Count.COLD_LINES] += 1
+        core.count[Count.COLD_LINES] += 1
     return core.memory_cycles
 
 

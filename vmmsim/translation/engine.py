@@ -186,6 +186,10 @@ class Engine:
         counts["references"] = counts["guest_references"] + counts["nested_references"]
         return counts
 
+    def state(self, *, core: int = 0) -> tuple[Any, NDArray[np.int64]]:
+        """Return the record and the cells of a core, for a benchmark that copies them."""
+        return self._cores[core].record, self._cores[core].cells
+
     def record(self, *, core: int = 0) -> Any:
         """Return the record of a core, for kernels that only read it (and for tests that break it)."""
         return self._cores[core].record

@@ -50,8 +50,13 @@ def _bits_hit(core: Core, dimension: int, word: int) -> bool:
 @inlined
 def filter_hits(core: Core, dimension: int, page: int) -> bool:
     """Tell whether the filter of ``dimension`` sends ``page`` to paging."""
-    if core.members_count[dimension] == 0:  # FAST PATH: an empty filter hits nothing
-        return False
+    # FAST PATH: an empty filter hits nothing.
+    return core.members_count[dimension] != 0 and _hashes_hit(core, dimension, page)
+
+
+@kernel
+def _hashes_hit(core: Core, dimension: int, page: int) -> bool:
+    apart()
     return _bits_hit(core, dimension, packed_hash(core, dimension, page))
 
 

@@ -12,7 +12,7 @@ from vmmsim.translation.recency import (
     TOUCHED,
     note,
 )
-from vmmsim.translation.state import LOG, PENDING
+from vmmsim.translation.state import END_OF_WALK, FIRST_OF_WALK, LOG
 
 if TYPE_CHECKING:
     from vmmsim.translation.types import Cells, Core, Pool
@@ -20,20 +20,16 @@ if TYPE_CHECKING:
 
 @inlined
 def begin(core: Core) -> None:
-    """Start an access that may fail: nothing pending, an empty journal and log."""
-    for i in range(PENDING):
-        core.pending[i] = 0
+    """Start an access that may fail: an empty journal, and the counters as they are."""
     core.journal_length = 0
-    core.log_length = 0
-    core.fault = 0
-    core.fault_gfn = -1
+    for i in range(END_OF_WALK - FIRST_OF_WALK):
+        core.before[i] = core.count[FIRST_OF_WALK + i]
 
 
 @inlined
-def commit(core: Core) -> None:
-    """Make what is pending count."""
-    for i in range(PENDING):
-        core.count[i] += core.pending[i]
+def counted(core: Core, counter: int) -> int:
+    """Return how often the access that began last has counted one of a walk's counters."""
+    return core.count[counter] - core.before[counter - FIRST_OF_WALK]
 
 
 @inlined
@@ -75,8 +71,10 @@ def _shift_back(cells: Cells, at: int, way: int) -> int:
 
 @kernel
 def roll_back(core: Core, cells: Cells, pool: Pool) -> None:
-    """Undo every change in the journal, the last one first."""
+    """Undo every change in the journal, the last one first, and every count."""
     apart()
+    for i in range(END_OF_WALK - FIRST_OF_WALK):
+        core.count[FIRST_OF_WALK + i] = core.before[i]
     for line in range(core.journal_length - 1, -1, -1):
         what, at, ways = core.journal[line, 0], core.journal[line, 1], core.journal[line, 2]
         old, old_value = core.journal[line, 3], core.journal[line, 4]

@@ -26,29 +26,38 @@ def find(cells: Cells, at: int, ways: int, key: int) -> int:
     return -1
 
 
-@kernel
-def shift_in(cells: Cells, at: int, last: int, item: int) -> None:
-    """Move the items before ``last`` one place on and put ``item`` first; what was at ``last`` is lost."""
-    apart()
-    i = at + last
-    while i > at:
-        cells[i] = cells[i - 1]
-        i -= 1
-    cells[at] = item
+@inlined
+def touch(cells: Cells, at: int, ways: int, key: int) -> None:
+    """Move ``key``, which is there, to the front of a set with values."""
+    place = at
+    carried, carried_value = cells[at], cells[at + ways]
+    while carried != key:
+        place += 1
+        held, held_value = cells[place], cells[place + ways]
+        cells[place], cells[place + ways] = carried, carried_value
+        carried, carried_value = held, held_value
+    cells[at], cells[at + ways] = carried, carried_value
 
 
 @inlined
-def touch(cells: Cells, at: int, ways: int, way: int) -> None:
-    """Move ``way`` of a set with values to the front."""
-    shift_in(cells, at, way, cells[at + way])
-    shift_in(cells, at + ways, way, cells[at + ways + way])
+def put(cells: Cells, at: int, ways: int, key: int, value: int) -> tuple[int, int, int]:
+    """Put ``key`` with ``value`` at the front of a set: moved there if it is in the set, else at the last way's cost.
 
+    Return (way, key, value) of what gave way: ``key`` itself with its old value, or an empty way, or what was lost.
 
-@inlined
-def push(cells: Cells, at: int, ways: int, key: int, value: int) -> None:
-    """Put a key that is not there at the front of a set with values; the last way is lost."""
-    shift_in(cells, at, ways - 1, key)
-    shift_in(cells, at + ways, ways - 1, value)
+    One pass: each entry moves one place on until the gap that the key left, or an empty way, takes the last of them.
+    A loop that ends on what it reads is also one that LLVM leaves as small as it is.
+    """
+    place = at
+    last = at + ways - 1
+    carried, carried_value = key, value
+    while True:
+        held, held_value = cells[place], cells[place + ways]
+        cells[place], cells[place + ways] = carried, carried_value
+        if held == key or held == EMPTY or place == last:
+            return place - at, held, held_value
+        carried, carried_value = held, held_value
+        place += 1
 
 
 @kernel
@@ -74,10 +83,9 @@ LINE_FILLED = 4
 TABLE_WRITTEN = 5
 
 
-@kernel
+@inlined
 def note(core: Core, what: int, at: int, ways: int, old_key: int, old_value: int) -> None:
     """Write one line of the journal."""
-    apart()
     line = core.journal_length
     core.journal[line, 0] = what
     core.journal[line, 1] = at
@@ -89,24 +97,20 @@ def note(core: Core, what: int, at: int, ways: int, old_key: int, old_value: int
 
 @inlined
 def touch_noted(core: Core, cells: Cells, at: int, ways: int, way: int) -> None:
-    """``touch``, undoably. A touch of the front way changes nothing and needs no line."""
+    """``touch`` what is at ``way``, undoably. A touch of the front way changes nothing and needs no line."""
     if way > 0:
         note(core, TOUCHED, at, ways, way, 0)
-        touch(cells, at, ways, way)
+        touch(cells, at, ways, cells[at + way])
 
 
-@kernel
+@inlined
 def put_noted(core: Core, cells: Cells, at: int, ways: int, key: int, value: int) -> None:
-    """Fill ``key`` undoably: update and touch it if it is there, push it if not."""
-    apart()
-    way = find(cells, at, ways, key)
-    if way < 0:
-        note(core, FILLED, at, ways, cells[at + ways - 1], cells[at + 2 * ways - 1])
-        push(cells, at, ways, key, value)
+    """``put``, undoably."""
+    way, old_key, old_value = put(cells, at, ways, key, value)
+    if old_key == key:
+        note(core, REPLACED, at, ways, way, old_value)
     else:
-        note(core, REPLACED, at, ways, way, cells[at + ways + way])
-        shift_in(cells, at, way, key)
-        shift_in(cells, at + ways, way, value)
+        note(core, FILLED, at, ways, old_key, old_value)
 
 
 @kernel
@@ -117,14 +121,18 @@ def line_lookup_noted(core: Core, cells: Cells, at: int, ways: int, key: int, no
     the journal if ``noted``: a data access is over when it gets here, a walk is not.
     """
     apart()
-    if cells[at] == key:
+    place = at
+    last = at + ways - 1
+    carried = key
+    while True:
+        held = cells[place]
+        cells[place] = carried
+        if held == key or held == EMPTY or place == last:
+            break
+        carried = held
+        place += 1
+    if noted and (held != key or place > at):
+        note(core, LINE_TOUCHED if held == key else LINE_FILLED, at, ways, place - at, held)
+    if held == key:
         return 1
-    way = find(cells, at, ways, key)
-    last = way if way >= 0 else ways - 1
-    lost = cells[at + last]
-    shift_in(cells, at, last, key)
-    if noted:
-        note(core, LINE_TOUCHED if way >= 0 else LINE_FILLED, at, ways, last, lost)
-    if way >= 0:
-        return 1
-    return -1 if lost == EMPTY else 0
+    return -1 if held == EMPTY else 0

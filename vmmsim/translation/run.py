@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmmsim.jit import bare, kernel
-from vmmsim.translation.access import access
-from vmmsim.translation.chunk import AGAIN_MAX, AGAIN_SHIFT, FIELD_MASK_LINE, GVPN_SHIFT, LINE_SHIFT
-from vmmsim.translation.state import Count, Exit
+from vmmsim.jit import bare, inlined, kernel
+from vmmsim.translation.access import access, use_line, wanted_rights
+from vmmsim.translation.chunk import AGAIN_MAX, AGAIN_SHIFT, FETCH, FIELD_MASK_LINE, GVPN_SHIFT, LINE_SHIFT, WRITE
+from vmmsim.translation.state import L1_DATA, L1_FETCH, Count, Exit
+from vmmsim.translation.tlb import VALUE_SHIFT, key_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from vmmsim.translation.types import Cells, Core, Pool
+
+
+@inlined
+def first_way(core: Core, l1: int) -> tuple[int, int, int]:
+    """Return start, mask and ways of the part of an L1 TLB that holds 4K entries."""
+    part = 3 * l1
+    return core.part_start[part], core.part_mask[part], core.part_ways[part]
 
 
 @kernel
@@ -31,6 +39,8 @@ def run(
     Return (runs done, Exit, how many gvpns were written to ``missed``).
     """
     held, tables = bare(cells), bare(pool)
+    context = core.context
+    data, fetch = first_way(core, L1_DATA), first_way(core, L1_FETCH)
     accesses = 0
     misses = 0
     others = core.count[Count.L2_HITS] + core.count[Count.SEGMENT_0D] + core.count[Count.WALKS]
@@ -39,15 +49,25 @@ def run(
     l2_misses = core.count[Count.L2_MISSES]
     for i in range(chunk.size):
         word = chunk[i]
-        outcome = access(core, held, tables, word >> GVPN_SHIFT, word >> LINE_SHIFT & FIELD_MASK_LINE, word & 3)
-        if outcome != Exit.DONE:
-            done = i
-            break
+        gvpn, line, kind = word >> GVPN_SHIFT, word >> LINE_SHIFT & FIELD_MASK_LINE, word & (WRITE | FETCH)
+        # FAST PATH: the page used last in its set of the L1 TLB, by a 4K entry of this context.
+        start, mask, ways = fetch if kind & FETCH else data
+        at = start + (gvpn & mask) * (2 * ways)
+        value = held[at + ways]
+        want = wanted_rights(kind)
+        if held[at] == key_of(context, 0, 0, gvpn) and value & want == want:
+            if core.hierarchy:
+                use_line(core, held, value >> VALUE_SHIFT, line, kind)
+        else:
+            outcome = access(core, held, tables, gvpn, line, kind)
+            if outcome != Exit.DONE:
+                done = i
+                break
+            if missed.size > 0 and core.count[Count.L2_MISSES] != l2_misses:
+                l2_misses = core.count[Count.L2_MISSES]
+                missed[misses] = gvpn
+                misses += 1
         accesses += 1 + (word >> AGAIN_SHIFT & AGAIN_MAX)
-        if missed.size > 0 and core.count[Count.L2_MISSES] != l2_misses:
-            l2_misses = core.count[Count.L2_MISSES]
-            missed[misses] = word >> GVPN_SHIFT
-            misses += 1
     core.count[Count.ACCESSES] += accesses
     # What no deeper level served, the L1 TLB did.
     others = core.count[Count.L2_HITS] + core.count[Count.SEGMENT_0D] + core.count[Count.WALKS] - others

@@ -33,30 +33,27 @@ def compare(core: Core, dimension: int, page: int) -> int:
     return COVERED
 
 
-@kernel
-def count_escape(core: Core, dimension: int, page: int) -> None:
-    """Count a page in range that the filter sent away, truly or falsely (pending)."""
-    apart()
-    core.pending[Count.ESCAPES] += 1
-    if not is_member(core, dimension, page):
-        core.pending[Count.FALSE_ESCAPES] += 1
-
-
-@kernel
+@inlined
 def covers(core: Core, dimension: int, page: int) -> bool:
-    """Compare, and count a compare that fails (pending). One that succeeds is counted where it is used."""
+    """Compare, and count a compare that fails. One that succeeds is counted where it is used."""
+    said = compare(core, dimension, page)
+    if said > COVERED:
+        _count_failed(core, dimension, page, said)
+    return said == COVERED
+
+
+@kernel
+def _count_failed(core: Core, dimension: int, page: int, said: int) -> None:
+    """Count a compare that failed; a page in range was sent away by the filter, truly or falsely."""
     apart()
-    answer = compare(core, dimension, page)
-    if answer == COVERED:
-        return True
-    if answer != OFF:
-        core.pending[Count.CHECKS_FAILED] += 1
-        if answer == ESCAPED:
-            log(core, Step.GUEST_ESCAPE + dimension, 0, page, -1, -1)
-            count_escape(core, dimension, page)
-        else:
-            log(core, Step.GUEST_OUTSIDE + dimension, 0, page, -1, -1)
-    return False
+    core.count[Count.CHECKS_FAILED] += 1
+    if said == ESCAPED:
+        log(core, Step.GUEST_ESCAPE + dimension, 0, page, -1, -1)
+        core.count[Count.ESCAPES] += 1
+        if not is_member(core, dimension, page):
+            core.count[Count.FALSE_ESCAPES] += 1
+    else:
+        log(core, Step.GUEST_OUTSIDE + dimension, 0, page, -1, -1)
 
 
 @kernel

@@ -74,8 +74,9 @@ class Count(IntEnum):
 
 
 COUNTERS: Final = len(Count)
-PENDING: Final = Count.DATA_CYCLES
-"""Counters before this one may change in the middle of a walk: they are kept pending until it succeeds."""
+FIRST_OF_WALK: Final = int(Count.GUEST_REFERENCES)
+END_OF_WALK: Final = int(Count.WALK_CYCLES) + 1
+"""Counters [FIRST_OF_WALK, END_OF_WALK) change in the middle of a walk, which may yet fail."""
 FAULT_COUNT: Final = int(Count.GUEST_FAULTS) - int(Exit.GUEST_FAULT)
 """Add to an Exit to get its counter."""
 
@@ -183,8 +184,8 @@ CORE: Final = np.dtype(
         ("present", np.int64, (TLB_GROUPS,)),
         # counters
         ("count", np.int64, (COUNTERS,)),
-        ("pending", np.int64, (COUNTERS,)),
-        # the walk in progress
+        # the walk in progress; its counters as they were when it began
+        ("before", np.int64, (END_OF_WALK - FIRST_OF_WALK,)),
         ("fault", np.int64),
         ("fault_gvpn", np.int64),
         ("fault_gfn", np.int64),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from vmmsim.jit import apart, inlined, kernel
-from vmmsim.translation.recency import drop, find, push, touch
+from vmmsim.translation.recency import drop, find, put
 from vmmsim.translation.state import EMPTY, L2, Count
 
 if TYPE_CHECKING:
@@ -49,35 +49,34 @@ def set_at(core: Core, part: int, number: int) -> int:
     return core.part_start[part] + (number & core.part_mask[part]) * (2 * core.part_ways[part])
 
 
-@kernel
-def look_up(core: Core, cells: Cells, group: int, page: int) -> tuple[int, int, int]:
-    """Return (kind, place of its set, way) of the entry for ``page``; way -1 if there is none.
+@inlined
+def look_up(core: Core, cells: Cells, group: int, page: int) -> tuple[int, int, int, int]:
+    """Return (kind, place of its set, ways of it, way) of the entry for ``page``; way -1 if there is none.
 
     Order: 4K, 2M, 1G; at each size the context's own entry before a global one.
     """
-    apart()
     present = core.present[group]
     size = 0
     while present & 0o77:
         part = 3 * group + size
+        ways = core.part_ways[part]
         at = set_at(core, part, page >> 9 * size)
         if present & 1:
-            way = find(cells, at, core.part_ways[part], key_of(core.context, 0, size, page))
+            way = find(cells, at, ways, key_of(core.context, 0, size, page))
             if way >= 0:
-                return OWN_KIND + size, at, way
+                return OWN_KIND + size, at, ways, way
         if present & 8:
-            way = find(cells, at, core.part_ways[part], key_of(core.global_context, 0, size, page))
+            way = find(cells, at, ways, key_of(core.global_context, 0, size, page))
             if way >= 0:
-                return GLOBAL_KIND + size, at, way
+                return GLOBAL_KIND + size, at, ways, way
         present = present >> 1 & 0o33
         size += 1
-    return 0, 0, -1
+    return 0, 0, 0, -1
 
 
-@kernel
+@inlined
 def look_up_nested(core: Core, cells: Cells, page: int) -> tuple[int, int, int]:
     """Return (size, place of its set, way) of the nested entry for gfn ``page``; way -1 if there is none."""
-    apart()
     group = core.nested_group
     present = core.present[group] >> NESTED_KIND
     size = 0
@@ -94,6 +93,12 @@ def look_up_nested(core: Core, cells: Cells, page: int) -> tuple[int, int, int]:
 
 
 @inlined
+def size_of(kind: int) -> int:
+    """Return the size of an own or a global entry."""
+    return kind - GLOBAL_KIND if kind >= GLOBAL_KIND else kind
+
+
+@inlined
 def frame_in(value: int, size: int, page: int) -> int:
     """Return the frame of ``page`` by an entry of ``size`` with ``value``."""
     return (value >> VALUE_SHIFT) + (page & (1 << 9 * size) - 1)
@@ -105,41 +110,31 @@ def value_for(frame: int, rights: int, size: int, page: int) -> int:
     return frame - (page & (1 << 9 * size) - 1) << VALUE_SHIFT | rights
 
 
-@kernel
+@inlined
 def fill(core: Core, cells: Cells, group: int, kind: int, page: int, value: int) -> bool:
     """Fill an own or global entry; return whether it took an empty way. The group must hold the size."""
-    apart()
-    size = kind - GLOBAL_KIND if kind >= GLOBAL_KIND else kind
+    size = size_of(kind)
     space = core.global_context if kind >= GLOBAL_KIND else core.context
     part = 3 * group + size
     ways = core.part_ways[part]
     at = set_at(core, part, page >> 9 * size)
-    key = key_of(space, 0, size, page)
     core.present[group] |= 1 << kind
-    way = find(cells, at, ways, key)
-    if way >= 0:
-        touch(cells, at, ways, way)
-        cells[at + ways] = value
-        return False
-    cold = cells[at + ways - 1] == EMPTY
-    push(cells, at, ways, key, value)
-    return cold
+    _, gone, _ = put(cells, at, ways, key_of(space, 0, size, page), value)
+    return gone == EMPTY
 
 
 @kernel
 def drop_found(core: Core, cells: Cells, group: int, page: int) -> None:
     """Drop the entry that a look-up of ``page`` finds, if any."""
     apart()
-    kind, at, way = look_up(core, cells, group, page)
+    _, at, ways, way = look_up(core, cells, group, page)
     if way >= 0:
-        size = kind - GLOBAL_KIND if kind >= GLOBAL_KIND else kind
-        drop(cells, at, core.part_ways[3 * group + size], way)
+        drop(cells, at, ways, way)
 
 
-@kernel
+@inlined
 def fill_both(core: Core, cells: Cells, l1: int, kind: int, page: int, frame: int, rights: int, to_l2: bool) -> None:
     """Fill the L1 TLB ``l1``, cut to the largest size it holds, and the L2 TLB if it holds that very size."""
-    apart()
     is_global = GLOBAL_KIND if kind >= GLOBAL_KIND else 0
     size = core.cut[l1, kind - is_global]
     value = value_for(frame, rights, size, page)

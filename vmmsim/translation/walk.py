@@ -9,8 +9,8 @@ With nothing cached, 4 levels on both sides and no segment, the references come 
     guest L1    16   17   18   19        20
     data page   21   22   23   24
 
-A walk may fail at any of them. Whatever it changed until then stands in the journal (recency.py), its counts are
-pending: `journal.roll_back` makes the failed access unmade.
+A walk may fail at any of them. Whatever it changed until then stands in the journal (recency.py), and the counters as
+they were before: `journal.roll_back` makes the failed access unmade.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def answer(frame: int, size: int, rights: int) -> int:
 def _reference(core: Core, cells: Cells, frame: int, index: int) -> None:
     """Charge the read of one entry of the table in host frame ``frame``."""
     if core.hierarchy:
-        core.pending[Count.WALK_CYCLES] += reference_cycles(core, cells, frame << 6 | index >> 3)
+        core.count[Count.WALK_CYCLES] += reference_cycles(core, cells, frame << 6 | index >> 3)
 
 
 @kernel
@@ -81,7 +81,7 @@ def nested_walk(core: Core, cells: Cells, pool: Pool, gfn: int, is_write: bool) 
     apart()
     level, cached = look_up_table(core, cells, NESTED_PART, core.eptp, gfn, core.levels[NESTED])
     if level:
-        core.pending[Count.NESTED_WALK_CACHE_HITS] += 1
+        core.count[Count.NESTED_WALK_CACHE_HITS] += 1
         log(core, Step.NESTED_WALK_CACHE_HIT, level, gfn, -1, cached >> NODE_BITS)
         node, frame, level = cached & NODE_MASK, cached >> NODE_BITS, level - 1
     else:
@@ -89,7 +89,7 @@ def nested_walk(core: Core, cells: Cells, pool: Pool, gfn: int, is_write: bool) 
     while True:
         place = slot(node, gfn, level)
         entry = pool[place]
-        core.pending[Count.NESTED_REFERENCES] += 1
+        core.count[Count.NESTED_REFERENCES] += 1
         _reference(core, cells, frame, place & 511)
         log(core, Step.NESTED_REFERENCE, level, gfn, frame << 12 | (place & 511) << 3, frame_of(entry))
         if entry & PRESENT == 0:
@@ -132,7 +132,7 @@ def nested_by_table(core: Core, cells: Cells, pool: Pool, gfn: int, is_write: bo
             value = cells[at + ways + way]
             if not is_write or value & (CAN_WRITE | IS_DIRTY) == CAN_WRITE | IS_DIRTY:
                 touch_noted(core, cells, at, ways, way)
-                core.pending[Count.NESTED_TLB_HITS] += 1
+                core.count[Count.NESTED_TLB_HITS] += 1
                 log(core, Step.NESTED_TLB_HIT, size + 1, gfn, -1, frame_in(value, size, gfn))
                 return answer(frame_in(value, size, gfn), size, value & RIGHTS)
     found = nested_walk(core, cells, pool, gfn, is_write)
@@ -156,7 +156,7 @@ def translate_nested(core: Core, cells: Cells, pool: Pool, gfn: int, is_write: b
     if core.kind[NESTED] == IDENTITY:
         return answer(gfn, 2, RIGHTS)
     if covers(core, NESTED, gfn):
-        core.pending[Count.BASE_BOUND_CHECKS] += 1
+        core.count[Count.BASE_BOUND_CHECKS] += 1
         hfn = gfn + core.segment_offset[NESTED]
         log(core, Step.VMM_CHECK, 0, gfn, -1, hfn)
         return answer(hfn, 2, RIGHTS) | ANSWER_COVERED
@@ -174,7 +174,7 @@ def guest_walk(core: Core, cells: Cells, pool: Pool, gvpn: int, is_write: bool, 
     top = core.levels[GUEST]
     level, cached = look_up_table(core, cells, WALK_PART, core.context, gvpn, top)
     if level:
-        core.pending[Count.WALK_CACHE_HITS] += 1
+        core.count[Count.WALK_CACHE_HITS] += 1
         log(core, Step.WALK_CACHE_HIT, level, gvpn, -1, cached >> NODE_BITS)
         node, hfn, gfn, level = cached & NODE_MASK, cached >> NODE_BITS, 0, level - 1
     else:
@@ -189,7 +189,7 @@ def guest_walk(core: Core, cells: Cells, pool: Pool, gvpn: int, is_write: bool, 
                 remember_table(core, cells, WALK_PART, core.context, gvpn, level + 1, hfn, node)
         place = slot(node, gvpn, level)
         entry = pool[place]
-        core.pending[Count.GUEST_REFERENCES] += 1
+        core.count[Count.GUEST_REFERENCES] += 1
         _reference(core, cells, hfn, place & 511)
         log(core, Step.GUEST_REFERENCE, level, gvpn, hfn << 12 | (place & 511) << 3, frame_of(entry))
         if entry & PRESENT == 0:
