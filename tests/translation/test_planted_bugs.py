@@ -33,8 +33,8 @@ BUGS = (
     Bug(
         "L1 hits do not move to the front: FIFO for LRU",
         "access",
-        "        touch(cells, at, ways, way)\n        if core.hierarchy:\n            use_line(core, cells, frame_in",
-        "        if core.hierarchy:\n            use_line(core, cells, frame_in",
+        "            touch(cells, at, ways, cells[at + way])\n            if core.hierarchy:",
+        "            if core.hierarchy:",
     ),
     Bug(
         "a filter forgets its last member",
@@ -136,8 +136,8 @@ BUGS = (
     Bug(
         "a page may be written if either level says so",
         "access",
-        "rights = guest & (nested | CAN_EXECUTE) & RIGHTS",
-        "rights = (guest | nested) & RIGHTS",
+        "guest & (nested | CAN_EXECUTE) & RIGHTS",
+        "(guest | nested) & RIGHTS",
     ),
     Bug(
         "the walk cache is filled at the wrong level",
@@ -161,8 +161,8 @@ BUGS = (
     Bug(
         "segment translations reach the L2 TLB",
         "access",
-        "covered == 0 or core.segment_fills_l2 != 0)",
-        "True)",
+        "to_l2 = covered == 0 or core.segment_fills_l2 != 0",
+        "to_l2 = True",
     ),
     Bug(
         "the guest segment is compared after the L2 TLB",
@@ -171,10 +171,10 @@ BUGS = (
         "SEGMENT and core.segment_after_l2 > 1:",
     ),
     Bug(
-        "an entry that does not permit is used",
+        "an entry of the L2 TLB that does not permit is used",
         "access",
-        "            if value & want == want:\n                touch",
-        "            if value & want >= 0:\n                touch",
+        "                if value & want == want:\n                    touch",
+        "                if value & want >= 0:\n                    touch",
     ),
     Bug(
         "a rewalk leaves the old copy in the L2 TLB",
@@ -195,10 +195,10 @@ BUGS = (
         "cached = True",
     ),
     Bug(
-        "a cold fill is counted for what was dropped",
+        "a fill that drops an entry counts as cold",
         "tlb",
-        "cold = cells[at + ways - 1] == EMPTY",
-        "cold = cells[at] == EMPTY",
+        "return gone == EMPTY",
+        "return True",
     ),
     Bug(
         "false escapes are all escapes",
@@ -208,12 +208,24 @@ BUGS = (
     ),
     Bug(
         "cache lines are evicted first in, first out",
+        "caches",
+        "    return line_lookup_noted(",
+        "    for way in range(core.part_ways[part]):\n"
+        "        if cells[at + way] == line + 1:\n"
+        "            return 1\n"
+        "    return line_lookup_noted(",
+    ),
+    Bug(
+        "an entry that is put when it is there loses the last way",
         "recency",
-        "    last = way if way >= 0 else ways - 1\n    lost = cells[at + last]\n    shift_in(cells, at, last, key)",
-        "    last = way if way >= 0 else ways - 1\n"
-        "    lost = cells[at + last]\n"
-        "    if way < 0:\n"
-        "        shift_in(cells, at, last, key)",
+        "if held == key or held == EMPTY or place == last:\n            return",
+        "if held == EMPTY or place == last:\n            return",
+    ),
+    Bug(
+        "a counter survives an exit",
+        "journal",
+        "        core.count[FIRST_OF_WALK + i] = core.before[i]\n",
+        "        pass\n",
     ),
     Bug(
         "the walker enters at the wrong cache",
@@ -224,7 +236,7 @@ BUGS = (
     Bug(
         "Dual Direct's pair of checks counts two",
         "access",
-        "        pending[Count.BASE_BOUND_CHECKS] = 1\n",
+        "        core.count[Count.BASE_BOUND_CHECKS] -= counted(core, Count.BASE_BOUND_CHECKS) - 1\n",
         "",
     ),
 )
