@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from vmmsim.config import MODES
+from vmmsim.jit import INTERPRETED
 from vmmsim.machine_file import load_machine
 from vmmsim.translation.chunk import gvpn_of
 from vmmsim.translation.engine import Engine
@@ -28,6 +29,7 @@ from vmmsim.workloads.trace import Trace, open_trace
 
 pytestmark = [
     pytest.mark.valgrind,
+    pytest.mark.skipif(INTERPRETED, reason="millions of accesses are for compiled kernels"),
     pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed"),
 ]
 MACHINE = Path(__file__).parents[1] / "machines" / "cachegrind.toml"

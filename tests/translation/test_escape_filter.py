@@ -122,7 +122,7 @@ def test_sixteen_adjacent_members_are_hit_falsely_in_cosets_of_their_span() -> N
     that differ from it in the same 4 bits hit or miss alike.
     """
     random = np.random.default_rng(7)
-    sets, groups = (6, 40) if INTERPRETED else (120, 4000)
+    sets, groups = (40, 100) if INTERPRETED else (120, 4000)
     rates = []
     for _ in range(sets):
         first = int(random.integers(1 << 25, 1 << 31)) << 4

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.translation.random_drive import live
 from vmmsim.config import (
     MODES,
     Cycles,
@@ -490,8 +491,10 @@ ENOUGH = {
 
 
 def test_kernels_and_reference_agree_on_every_translation_counter_and_entry() -> None:
-    """Run the machine, and then ask whether it met everything that can happen."""
+    """Run the machine, in seeded lives and in hypothesis's, and then ask whether it met everything that can happen."""
     SEEN.clear()
+    for seed in range(40):
+        live(seed)
     examples = 60 if INTERPRETED else 200
     run_state_machine_as_test(
         Judge,
