@@ -33,4 +33,7 @@ def test_the_shipped_program_is_the_default(capsys):
 def test_a_wrong_name_is_one_line_and_nothing_else(capsys):
     assert run(["demo", "databse"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "vmmsim: databse: no such file\n")
+    assert (out, err) == (
+        "",
+        "vmmsim: databse: neither a file nor a shipped trace; those are compiler, database, python\n",
+    )

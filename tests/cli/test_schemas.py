@@ -17,9 +17,7 @@ from tests.studies.programs import TOY_FILE, accesses, lackey
 from vmmsim.cli.app import run
 from vmmsim.machine_file import machine_names
 
-NAMES = sorted(
-    path.name.removesuffix(".json") for path in resources.files("vmmsim.data").joinpath("schemas").iterdir()
-)
+NAMES = sorted(path.name.removesuffix(".json") for path in resources.files("vmmsim.data").joinpath("schemas").iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -330,10 +330,13 @@ def _pass(chunks: Iterable[NDArray[np.int64]], lanes: list[_Lane], progress: Cal
         for chunk in chunks:
             missed = np.empty(chunk.size, np.int64)
             before = native.counters["l2_misses"]
-            native_run = pool.submit(native.run, chunk, missed)
-            if done == 0:
-                native_run.result()  # compiles the kernel; the others then find it
-            for future in [native_run, *(pool.submit(lane.run, chunk, none) for lane in others)]:
+            running = []
+            if done:
+                running.append(pool.submit(native.run, chunk, missed))
+            else:  # compiles the kernel, which the others then find, in the thread that Ctrl-C reaches
+                native.run(chunk, missed)
+            running += [pool.submit(lane.run, chunk, none) for lane in others]
+            for future in running:
                 future.result()
             misses = missed[: native.counters["l2_misses"] - before]
             for lane in lanes:
