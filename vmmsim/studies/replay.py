@@ -21,11 +21,11 @@ from vmmsim.hints import unknown
 from vmmsim.machine_file import load_machine
 from vmmsim.studies.layout import LARGEST_GUEST, Layout, Plan, Program, lay_out
 from vmmsim.studies.placement import PLACEMENTS, Placement
-from vmmsim.translation.chunk import FETCH, accesses_in, gvpn_of
+from vmmsim.translation.chunk import accesses_in
 from vmmsim.translation.costs import Coverage, Linear, count_coverage, numbers, sources_of
 from vmmsim.translation.engine import Engine
 from vmmsim.translation.state import MEMBERS, Exit
-from vmmsim.workloads.counts import Counts, PageSet, Tally
+from vmmsim.workloads.counts import Counts, Tally
 from vmmsim.workloads.trace import Trace, nothing, open_trace
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ def replay(
     placement: Placement = "fragmented",
     bad_pages: int = 0,
     seed: int = 1,
+    surveying: Callable[[int], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Replay:
     """Replay a trace through modes and return what each of them counts and costs.
@@ -190,7 +191,8 @@ def replay(
                   segment is contiguous whatever it says
     bad_pages     frames under the VMM segment (natively: under the segment) that have permanent faults
     seed          for placement, bad pages and filters
-    progress      told now and then how many accesses of the trace are done
+    surveying     told now and then how many accesses are read, in a first pass that looks at which pages there are
+    progress      told now and then how many accesses are replayed, in the second
 
     ``BadInput`` for a trace, machine or option that cannot be used.
     """
@@ -200,7 +202,7 @@ def replay(
     if accesses not in KINDS:
         raise BadInput(unknown(accesses, KINDS), file="--accesses")
     opened = trace if isinstance(trace, Trace) else open_trace(trace, levels=described.levels)
-    program, counts = survey(opened, accesses, described)
+    program, counts = survey(opened, accesses, described, surveying)
     lanes = [_Lane(described, MODES[name], program, plan) for name in dict.fromkeys((*TWINS, *wanted))]
     done = _pass(opened.chunks(accesses, CHUNK_RUNS), lanes, progress)
     ideal, ideal_cycles = _ideal(counts, done)
@@ -250,14 +252,18 @@ def _plan(
     )
 
 
-def survey(trace: Trace, kinds: Kinds, machine: Machine) -> tuple[Program, Counts]:
+def survey(
+    trace: Trace, kinds: Kinds, machine: Machine, progress: Callable[[int], None] | None = None
+) -> tuple[Program, Counts]:
     """Return the pages that a trace touches and its totals, in one pass."""
-    tally, data, code = Tally(trace.levels), PageSet(), PageSet()
+    tally = Tally(trace.levels)
+    read = 0
     for runs in trace.runs("all", tally):
-        fetches = runs & FETCH != 0
-        data.add(gvpn_of(runs[~fetches]))
-        code.add(gvpn_of(runs[fetches]))
-    touched = {"data": data.pages(), "instructions": code.pages()}
+        read += accesses_in(runs)
+        if progress is not None:
+            progress(read)
+    code = tally.instruction_pages
+    touched = {"data": tally.data_pages, "instructions": code}
     pages = touched[kinds] if kinds != "all" else np.union1d(*touched.values())
     if pages.size == 0:
         raise nothing(kinds, trace.path)
@@ -266,7 +272,7 @@ def survey(trace: Trace, kinds: Kinds, machine: Machine) -> tuple[Program, Count
             f"its addresses need {trace.levels} levels of page tables; {machine.name} has {machine.levels}",
             file=trace.path,
         )
-    return Program(pages=pages, code=code.pages()), tally.counts()
+    return Program(pages=pages, code=code), tally.counts()
 
 
 class _Lane:
@@ -324,10 +330,13 @@ def _pass(chunks: Iterable[NDArray[np.int64]], lanes: list[_Lane], progress: Cal
         for chunk in chunks:
             missed = np.empty(chunk.size, np.int64)
             before = native.counters["l2_misses"]
-            native_run = pool.submit(native.run, chunk, missed)
-            if done == 0:
-                native_run.result()  # compiles the kernel; the others then find it
-            for future in [native_run, *(pool.submit(lane.run, chunk, none) for lane in others)]:
+            running = []
+            if done:
+                running.append(pool.submit(native.run, chunk, missed))
+            else:  # compiles the kernel, which the others then find, in the thread that Ctrl-C reaches
+                native.run(chunk, missed)
+            running += [pool.submit(lane.run, chunk, none) for lane in others]
+            for future in running:
                 future.result()
             misses = missed[: native.counters["l2_misses"] - before]
             for lane in lanes:
