@@ -19,6 +19,7 @@ from vmmsim.cli.app import run
 from vmmsim.config import MODES
 from vmmsim.jit import INTERPRETED
 from vmmsim.report import theme
+from vmmsim.report.replay_table import _count, percent
 
 TOY = ["--machine", str(TOY_FILE)]
 FEW = 60
@@ -68,7 +69,7 @@ def test_table_and_document_say_the_same(trace, capsys):
     misses = told["data_l1_misses"] + told["instruction_l1_misses"]
     assert base[:5] == ["4K+4K", *(f"{n:,}" for n in (misses, told["l2_hits"], told["segment_0d"], told["walks"]))]
     assert base[5] == f"{told['references_per_walk']:.2f}"
-    assert base[8] == f"{100 * told['overhead']:.2f}"
+    assert f"{base[8]} %" == percent(told["overhead"])
     assert base[-1] == f"{told['slowdown']:.4f}"
     assert told["costs"]["hierarchy"]["walk_cycles"] == told["walk_cycles"]
 
@@ -116,10 +117,14 @@ def test_a_narrow_terminal_cuts_nothing_off(trace, width, capsys, monkeypatch):
 
 
 def test_large_counts_are_shortened_in_a_narrow_table():
-    from vmmsim.report.replay_table import _count
-
     assert [_count(n, short=True) for n in (0, 999_999, 1_000_000, 123_456_789)] == ["0", "999,999", "1M", "123.5M"]
     assert _count(123_456_789, short=False) == "123,456,789"
+
+
+def test_shares_are_shown_with_the_digits_that_matter():
+    shares = (0, 1e-9, 0.0000712, 0.0123, 0.0789, 1.5, 9.99, 1840)
+    shown = ["0.00 %", "0.00 %", "0.0071 %", "1.23 %", "7.89 %", "150.00 %", "999.00 %", "184,000 %"]
+    assert [percent(share) for share in shares] == shown
 
 
 @pytest.mark.parametrize(("name", "magic"), [("m.png", b"\x89PNG"), ("m.svg", b"<?xml"), ("m.PDF", b"%PDF")])
