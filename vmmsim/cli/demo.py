@@ -14,7 +14,7 @@ PROGRAM = "a program: SQLite joining two million rows, recorded"
 
 def demo(
     trace: Annotated[
-        str, typer.Argument(metavar="[TRACE]", help="A shipped trace by its name, or a file.")
+        str, typer.Argument(metavar="TRACE", help="A shipped trace by its name, or a file.")
     ] = DEMO_TRACE,
 ) -> None:
     """Explain one page walk, then replay a real program's recorded accesses in every mode."""

@@ -62,7 +62,7 @@ def _bare(axes: Any) -> None:
     axes.xaxis.set_major_formatter("{x:,.10g}")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=7)
     axes.grid(axis="x", color=theme.GHOST, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -120,11 +120,8 @@ def _references(axes: Any, done: Replay) -> None:
         tops.append(start)
     axes.set_xlim(0, 1.75 * max(tops) or 1)
     axes.set_xlabel("references a walk")
-    keys = [
-        Patch(facecolor=tint.fill, edgecolor=tint.edge, linewidth=0.8, label=f"{dimension} entries")
-        for dimension, tint in theme.DIMENSIONS.items()
-        if dimension in ("guest", "nested")
-    ]
+    tints = [(f"{dimension} entries", theme.DIMENSIONS[dimension]) for dimension in ("guest", "nested")]
+    keys = [Patch(facecolor=tint.fill, edgecolor=tint.edge, linewidth=0.8, label=label) for label, tint in tints]
     axes.legend(
         handles=keys,
         loc="lower right",
