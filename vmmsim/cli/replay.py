@@ -146,13 +146,12 @@ def _memory(text: str | None) -> int | None:
 
 def replayed(trace: str, options: dict[str, object]) -> Replay:
     """Return the replay of a trace that the user named, with progress on stderr."""
-    from vmmsim.scenarios_folder import trace_path
     from vmmsim.studies.replay import replay as study
 
     output.say_if_compiling()
     with Progress("reading", "accesses") as progress:
         again = progress.then("replaying")
-        return study(trace_path(trace), surveying=progress, progress=again, **options)  # type: ignore[arg-type]
+        return study(trace, surveying=progress, progress=again, **options)  # type: ignore[arg-type]
 
 
 def tell(done: Replay) -> None:

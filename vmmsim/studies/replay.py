@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 import numpy as np
 
-from vmmsim.addresses import SIZE_NAMES, size_number
+from vmmsim.addresses import SIZE_NAMES, parse_bytes, size_number
 from vmmsim.config import MODES, Machine, Mode
 from vmmsim.errors import BadInput
 from vmmsim.hints import unknown
 from vmmsim.machine_file import load_machine
+from vmmsim.scenarios_folder import trace_path
 from vmmsim.studies.layout import LARGEST_GUEST, Layout, Plan, Program, lay_out
 from vmmsim.studies.placement import PLACEMENTS, Placement
 from vmmsim.translation.chunk import accesses_in
@@ -172,7 +173,7 @@ def replay(
     guest_page: str = "4K",
     host_page: str = "4K",
     accesses: Kinds = "data",
-    guest_memory: int | None = None,
+    guest_memory: int | str | None = None,
     placement: Placement = "fragmented",
     bad_pages: int = 0,
     seed: int = 1,
@@ -181,12 +182,12 @@ def replay(
 ) -> Replay:
     """Replay a trace through modes and return what each of them counts and costs.
 
-    trace         a trace, or the path of one in any format that is read
+    trace         a trace, the path of one in any format that is read, or the name of a shipped one
     machine       a machine, the name of a shipped one, or the path of a machine file
     modes         names of ``config.MODES``, or "all"
     guest_page    leaf size of the guest table, host_page of the nested one: "4K", "2M" or "1G"
     accesses      which of the trace's accesses to translate: "data", "instructions" or "all"
-    guest_memory  bytes; None for twice what the program needs
+    guest_memory  bytes, or a size such as "2GiB"; None for twice what the program needs
     placement     how scattered frames are at each level: "contiguous", "random" or "fragmented"; memory under a
                   segment is contiguous whatever it says
     bad_pages     frames under the VMM segment (natively: under the segment) that have permanent faults
@@ -201,7 +202,7 @@ def replay(
     plan = _plan(guest_page, host_page, guest_memory, placement, bad_pages, seed)
     if accesses not in KINDS:
         raise BadInput(unknown(accesses, KINDS), file="--accesses")
-    opened = trace if isinstance(trace, Trace) else open_trace(trace, levels=described.levels)
+    opened = trace if isinstance(trace, Trace) else open_trace(trace_path(os.fspath(trace)), levels=described.levels)
     program, counts = survey(opened, accesses, described, surveying)
     lanes = [_Lane(described, MODES[name], program, plan) for name in dict.fromkeys((*TWINS, *wanted))]
     done = _pass(opened.chunks(accesses, CHUNK_RUNS), lanes, progress)
@@ -232,7 +233,7 @@ def chosen_modes(names: Sequence[str]) -> list[str]:
 
 
 def _plan(
-    guest_page: str, host_page: str, guest_memory: int | None, placement: Placement, bad_pages: int, seed: int
+    guest_page: str, host_page: str, guest_memory: int | str | None, placement: Placement, bad_pages: int, seed: int
 ) -> Plan:
     if placement not in PLACEMENTS:
         raise BadInput(unknown(placement, PLACEMENTS), file="--placement")
@@ -240,6 +241,8 @@ def _plan(
         raise BadInput(f"{bad_pages} is not a number of bad pages from 0 to {MEMBERS}", file="--bad-pages")
     if seed < 0:
         raise BadInput(f"{seed} is not a seed; a whole number from 0 is", file="--seed")
+    if isinstance(guest_memory, str):
+        guest_memory = parse_bytes(guest_memory)
     if guest_memory is not None and not 1 <= guest_memory >> 12 <= LARGEST_GUEST:
         raise BadInput("guest memory must lie between 4 KiB and 4 TiB", file="--guest-memory")
     return Plan(
