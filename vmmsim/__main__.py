@@ -5,9 +5,14 @@ import sys
 
 def main() -> None:
     """Run the command line given to this process and exit with its code."""
-    from vmmsim.cli.app import run
+    try:
+        from vmmsim.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the first command, or a second one while the first is being heeded
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

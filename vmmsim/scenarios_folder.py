@@ -16,20 +16,17 @@ def scenarios_folder() -> Path:
     raise BadInput("this installation holds no scenarios; install vmmsim again", file=package)
 
 
-def shipped_trace(name: str) -> Path:
-    """Return the path of a shipped trace by its name without ``.parquet``; ``BadInput`` for an unknown one."""
-    traces = {path.stem: path for path in sorted((scenarios_folder() / "traces").glob("*.parquet"))}
-    if name not in traces:
-        raise BadInput(f"no shipped trace is called that; there are {', '.join(traces)}", file=name)
-    return traces[name]
+def shipped_traces() -> dict[str, Path]:
+    """Return the shipped traces by their names without ``.parquet``; ``BadInput`` if there are none."""
+    return {path.stem: path for path in sorted((scenarios_folder() / "traces").glob("*.parquet"))}
 
 
 def trace_path(name: str) -> Path:
-    """Return the trace that a user names: a file, or a shipped trace by its name."""
+    """Return the trace that a user names: a file, or a shipped trace by its name; ``BadInput`` if it is neither."""
     path = Path(name)
-    if path.exists() or path.suffix or len(path.parts) > 1:
+    if path.exists() or path.suffix or len(path.parts) != 1:
         return path
-    try:
-        return shipped_trace(name)
-    except BadInput:
-        return path
+    traces = shipped_traces()
+    if name not in traces:
+        raise BadInput(f"neither a file nor a shipped trace; those are {', '.join(traces)}", file=name)
+    return traces[name]

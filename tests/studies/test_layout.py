@@ -120,7 +120,7 @@ def test_bad_pages_are_mapped_to_healthy_frames(mode, guest_page, host_page):
 def scattered(draw: st.DrawFn) -> Program:
     """Draw clusters of pages, near to each other or far, on both sides of the boundaries of large pages."""
     bases = draw(
-        st.lists(st.sampled_from((0, 510, 1022, 1 << 18, (1 << 18) - 4, 1 << 27, (1 << 36) - 2600)), min_size=1)
+        st.lists(st.sampled_from((0, 510, 1022, 1 << 18, (1 << 18) - 4, 1 << 27, (1 << 36) - 2601)), min_size=1)
     )
     touched, code = set(), set()
     for base in bases:

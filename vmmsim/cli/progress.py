@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -16,7 +17,9 @@ class Progress:
 
     def __init__(self, verb: str, unit: str) -> None:
         self._verb, self._unit = verb, unit
-        self._started = self._said = time.monotonic()
+        self._started: float | None = None
+        self._said = time.monotonic()
+        self._before = 0
         self._terminal = sys.stderr.isatty()
         self._width = 0
 
@@ -31,17 +34,29 @@ class Progress:
     def __call__(self, done: int) -> None:
         """Say that ``done`` units are done, if it is time to."""
         now = time.monotonic()
+        if self._started is None:
+            self._started, self._before = now, done
         if now - self._said < (_TERMINAL_SECONDS if self._terminal else _ELSEWHERE_SECONDS):
             return
         self._said = now
         seconds = now - self._started
-        rate = done / seconds / 1e6
-        line = f"{self._verb}: {done:,} {self._unit} in {seconds:.0f} s, {rate:.1f} million a second"
+        rate = f", {(done - self._before) / seconds / 1e6:.1f} million a second" if seconds else ""
+        line = f"{self._verb}: {done:,} {self._unit} in {seconds:.0f} s{rate}"
         if self._terminal:
             print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
             self._width = len(line)
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def then(self, verb: str) -> Callable[[int], None]:
+        """Return what tells of the next stage: from its first call on the line says ``verb``, and counts anew."""
+
+        def call(done: int) -> None:
+            if self._verb != verb:
+                self._verb, self._started = verb, None
+            self(done)
+
+        return call
 
     def _rub_out(self) -> None:
         if self._width:

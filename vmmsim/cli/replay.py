@@ -68,7 +68,7 @@ def replay(
     """
     kind = _plot_kind(plot)
     trace, modes = _trace_and_modes([trace, *(more_modes or [])], mode)
-    done = _replayed(
+    done = replayed(
         trace,
         {
             "machine": machine,
@@ -144,13 +144,14 @@ def _memory(text: str | None) -> int | None:
         raise BadInput(bad.problems[0].message, file="--guest-memory") from None
 
 
-def _replayed(trace: str, options: dict[str, object]) -> Replay:
-    from vmmsim.scenarios_folder import trace_path
+def replayed(trace: str, options: dict[str, object]) -> Replay:
+    """Return the replay of a trace that the user named, with progress on stderr."""
     from vmmsim.studies.replay import replay as study
 
     output.say_if_compiling()
-    with Progress("replaying", "accesses") as progress:
-        return study(trace_path(trace), progress=progress, **options)  # type: ignore[arg-type]
+    with Progress("reading", "accesses") as progress:
+        again = progress.then("replaying")
+        return study(trace, surveying=progress, progress=again, **options)  # type: ignore[arg-type]
 
 
 def tell(done: Replay) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmmsim.addresses import format_bytes
 from vmmsim.report import theme
+from vmmsim.report.replay_table import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,9 +56,13 @@ def draw(done: Replay) -> Figure:
 
 
 def _bare(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.xaxis.set_major_formatter("{x:,.10g}")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=7)
     axes.grid(axis="x", color=theme.GHOST, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -69,7 +74,7 @@ def _overheads(axes: Any, done: Replay) -> None:
         share = 100 * run.overhead
         axes.barh(row, share, 0.62, color=look.colour, hatch=look.hatch, edgecolor=theme.PAPER, linewidth=0)
         axes.annotate(
-            f"{share:.2f} %",
+            percent(run.overhead),
             (max(share, 100 * run.linear_walk_cycles / run.ideal_cycles), row),
             xytext=(7, 0),
             textcoords="offset points",
@@ -87,9 +92,10 @@ def _overheads(axes: Any, done: Replay) -> None:
         markerfacecolor=theme.PAPER,
         markeredgecolor=theme.INK,
         label="by the linear model",
+        clip_on=False,
     )
     top = max([100 * run.overhead for run in done.runs] + linear)
-    axes.set_xlim(0, 1.17 * top or 1)
+    axes.set_xlim(0, 1.22 * top or 1)
     axes.set_xlabel("walk cycles, % of ideal cycles (upper bound)")
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9, borderaxespad=0.2)
     _bare(axes)
@@ -97,6 +103,8 @@ def _overheads(axes: Any, done: Replay) -> None:
 
 def _references(axes: Any, done: Replay) -> None:
     """References per walk, guest entries and nested entries stacked; nothing where nothing was walked."""
+    from matplotlib.patches import Patch
+
     tops = []
     for row, run in enumerate(done.runs):
         walks = run.counters["walks"]
@@ -104,14 +112,23 @@ def _references(axes: Any, done: Replay) -> None:
         for dimension in ("guest", "nested"):
             length = run.counters[f"{dimension}_references"] / walks if walks else 0.0
             tint = theme.DIMENSIONS[dimension]
-            label = f"{dimension} entries" if row == 0 else None
             edge = 0.8 if length else 0.0
-            axes.barh(row, length, 0.62, left=start, color=tint.fill, edgecolor=tint.edge, linewidth=edge, label=label)
+            axes.barh(row, length, 0.62, left=start, color=tint.fill, edgecolor=tint.edge, linewidth=edge)
             start += length
         said = f"{start:.2f} in {walks:,} walks" if walks else "no walks"
         axes.annotate(said, (start, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
         tops.append(start)
     axes.set_xlim(0, 1.75 * max(tops) or 1)
     axes.set_xlabel("references a walk")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9, ncols=2, borderaxespad=0.2)
+    tints = [(f"{dimension} entries", theme.DIMENSIONS[dimension]) for dimension in ("guest", "nested")]
+    keys = [Patch(facecolor=tint.fill, edgecolor=tint.edge, linewidth=0.8, label=label) for label, tint in tints]
+    axes.legend(
+        handles=keys,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=9,
+        ncols=2,
+        borderaxespad=0.2,
+    )
     _bare(axes)

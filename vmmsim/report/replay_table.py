@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from rich import box
@@ -87,13 +88,22 @@ def _figures(run: Run, *, short: bool) -> list[str]:
         "" if run.references_per_walk is None else f"{run.references_per_walk:.2f}",
         _count(counters["base_bound_checks"], short=short),
         f"{run.walk_cycles / walks:.1f}" if walks else "",
-        f"{100 * run.overhead:.2f} %",
-        f"{100 * run.linear_walk_cycles / run.ideal_cycles:.2f} %",
+        percent(run.overhead),
+        percent(run.linear_walk_cycles / run.ideal_cycles),
     ]
 
 
 def _count(number: int, *, short: bool) -> str:
     return f"{number / 1e6:,.4g}M" if short and number >= 1_000_000 else f"{number:,}"
+
+
+def percent(share: float) -> str:
+    """Return a share as people read it: two decimals, fewer where it is large, more where it is small."""
+    value = 100 * share
+    if value >= 1000:
+        return f"{value:,.0f} %"
+    decimals = 2 if value >= 0.1 or value < 1e-6 else 1 - math.floor(math.log10(value))
+    return f"{value:.{decimals}f} %"
 
 
 def footnotes(done: Replay) -> list[str]:

@@ -88,7 +88,9 @@ class _Order:
 
     def _begins_run(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell where runs begin: each number by itself, one in MEAN_RUN, so that their lengths are geometric."""
-        return (_mixed(places.astype(np.uint64) + self._starts_key) % np.uint64(MEAN_RUN) == 0) | (places == 0)
+        drawn = _mixed(places.astype(np.uint64) + self._starts_key) % np.uint64(MEAN_RUN)
+        begins: NDArray[np.bool_] = (drawn == 0) | (places == 0)
+        return begins
 
     def _whole_runs(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of the runs that begin at ``starts``, run after run."""

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 import numpy as np
 
-from vmmsim.addresses import SIZE_NAMES, size_number
+from vmmsim.addresses import SIZE_NAMES, parse_bytes, size_number
 from vmmsim.config import MODES, Machine, Mode
 from vmmsim.errors import BadInput
 from vmmsim.hints import unknown
 from vmmsim.machine_file import load_machine
+from vmmsim.scenarios_folder import trace_path
 from vmmsim.studies.layout import LARGEST_GUEST, Layout, Plan, Program, lay_out
 from vmmsim.studies.placement import PLACEMENTS, Placement
-from vmmsim.translation.chunk import FETCH, accesses_in, gvpn_of
+from vmmsim.translation.chunk import accesses_in
 from vmmsim.translation.costs import Coverage, Linear, count_coverage, numbers, sources_of
 from vmmsim.translation.engine import Engine
 from vmmsim.translation.state import MEMBERS, Exit
-from vmmsim.workloads.counts import Counts, PageSet, Tally
+from vmmsim.workloads.counts import Counts, Tally
 from vmmsim.workloads.trace import Trace, nothing, open_trace
 
 if TYPE_CHECKING:
@@ -172,25 +173,27 @@ def replay(
     guest_page: str = "4K",
     host_page: str = "4K",
     accesses: Kinds = "data",
-    guest_memory: int | None = None,
+    guest_memory: int | str | None = None,
     placement: Placement = "fragmented",
     bad_pages: int = 0,
     seed: int = 1,
+    surveying: Callable[[int], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Replay:
     """Replay a trace through modes and return what each of them counts and costs.
 
-    trace         a trace, or the path of one in any format that is read
+    trace         a trace, the path of one in any format that is read, or the name of a shipped one
     machine       a machine, the name of a shipped one, or the path of a machine file
     modes         names of ``config.MODES``, or "all"
     guest_page    leaf size of the guest table, host_page of the nested one: "4K", "2M" or "1G"
     accesses      which of the trace's accesses to translate: "data", "instructions" or "all"
-    guest_memory  bytes; None for twice what the program needs
+    guest_memory  bytes, or a size such as "2GiB"; None for twice what the program needs
     placement     how scattered frames are at each level: "contiguous", "random" or "fragmented"; memory under a
                   segment is contiguous whatever it says
     bad_pages     frames under the VMM segment (natively: under the segment) that have permanent faults
     seed          for placement, bad pages and filters
-    progress      told now and then how many accesses of the trace are done
+    surveying     told now and then how many accesses are read, in a first pass that looks at which pages there are
+    progress      told now and then how many accesses are replayed, in the second
 
     ``BadInput`` for a trace, machine or option that cannot be used.
     """
@@ -199,8 +202,8 @@ def replay(
     plan = _plan(guest_page, host_page, guest_memory, placement, bad_pages, seed)
     if accesses not in KINDS:
         raise BadInput(unknown(accesses, KINDS), file="--accesses")
-    opened = trace if isinstance(trace, Trace) else open_trace(trace, levels=described.levels)
-    program, counts = survey(opened, accesses, described)
+    opened = trace if isinstance(trace, Trace) else open_trace(trace_path(os.fspath(trace)), levels=described.levels)
+    program, counts = survey(opened, accesses, described, surveying)
     lanes = [_Lane(described, MODES[name], program, plan) for name in dict.fromkeys((*TWINS, *wanted))]
     done = _pass(opened.chunks(accesses, CHUNK_RUNS), lanes, progress)
     ideal, ideal_cycles = _ideal(counts, done)
@@ -230,7 +233,7 @@ def chosen_modes(names: Sequence[str]) -> list[str]:
 
 
 def _plan(
-    guest_page: str, host_page: str, guest_memory: int | None, placement: Placement, bad_pages: int, seed: int
+    guest_page: str, host_page: str, guest_memory: int | str | None, placement: Placement, bad_pages: int, seed: int
 ) -> Plan:
     if placement not in PLACEMENTS:
         raise BadInput(unknown(placement, PLACEMENTS), file="--placement")
@@ -238,6 +241,8 @@ def _plan(
         raise BadInput(f"{bad_pages} is not a number of bad pages from 0 to {MEMBERS}", file="--bad-pages")
     if seed < 0:
         raise BadInput(f"{seed} is not a seed; a whole number from 0 is", file="--seed")
+    if isinstance(guest_memory, str):
+        guest_memory = parse_bytes(guest_memory)
     if guest_memory is not None and not 1 <= guest_memory >> 12 <= LARGEST_GUEST:
         raise BadInput("guest memory must lie between 4 KiB and 4 TiB", file="--guest-memory")
     return Plan(
@@ -250,14 +255,18 @@ def _plan(
     )
 
 
-def survey(trace: Trace, kinds: Kinds, machine: Machine) -> tuple[Program, Counts]:
+def survey(
+    trace: Trace, kinds: Kinds, machine: Machine, progress: Callable[[int], None] | None = None
+) -> tuple[Program, Counts]:
     """Return the pages that a trace touches and its totals, in one pass."""
-    tally, data, code = Tally(trace.levels), PageSet(), PageSet()
+    tally = Tally(trace.levels)
+    read = 0
     for runs in trace.runs("all", tally):
-        fetches = runs & FETCH != 0
-        data.add(gvpn_of(runs[~fetches]))
-        code.add(gvpn_of(runs[fetches]))
-    touched = {"data": data.pages(), "instructions": code.pages()}
+        read += accesses_in(runs)
+        if progress is not None:
+            progress(read)
+    code = tally.instruction_pages
+    touched = {"data": tally.data_pages, "instructions": code}
     pages = touched[kinds] if kinds != "all" else np.union1d(*touched.values())
     if pages.size == 0:
         raise nothing(kinds, trace.path)
@@ -266,7 +275,7 @@ def survey(trace: Trace, kinds: Kinds, machine: Machine) -> tuple[Program, Count
             f"its addresses need {trace.levels} levels of page tables; {machine.name} has {machine.levels}",
             file=trace.path,
         )
-    return Program(pages=pages, code=code.pages()), tally.counts()
+    return Program(pages=pages, code=code), tally.counts()
 
 
 class _Lane:
@@ -324,10 +333,13 @@ def _pass(chunks: Iterable[NDArray[np.int64]], lanes: list[_Lane], progress: Cal
         for chunk in chunks:
             missed = np.empty(chunk.size, np.int64)
             before = native.counters["l2_misses"]
-            native_run = pool.submit(native.run, chunk, missed)
-            if done == 0:
-                native_run.result()  # compiles the kernel; the others then find it
-            for future in [native_run, *(pool.submit(lane.run, chunk, none) for lane in others)]:
+            running = []
+            if done:
+                running.append(pool.submit(native.run, chunk, missed))
+            else:  # compiles the kernel, which the others then find, in the thread that Ctrl-C reaches
+                native.run(chunk, missed)
+            running += [pool.submit(lane.run, chunk, none) for lane in others]
+            for future in running:
                 future.result()
             misses = missed[: native.counters["l2_misses"] - before]
             for lane in lanes:
