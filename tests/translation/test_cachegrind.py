@@ -148,7 +148,7 @@ def lists(trace: Trace) -> tuple[Lists, Lists]:
 
 
 SQL = (
-    "create table t (a, b); with recursive n (i) as (select 1 union all select i + 1 from n where i < 100) "
+    "create table t (a, b); with recursive n (i) as (select 1 union all select i + 1 from n where i < 20) "
     "insert into t select i * 7919 % 10007, hex(i) from n; create index x on t (b); select max(a + 1) from t;"
 )
 

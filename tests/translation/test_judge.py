@@ -495,7 +495,7 @@ def test_kernels_and_reference_agree_on_every_translation_counter_and_entry() ->
     SEEN.clear()
     for seed in range(40):
         live(seed)
-    examples = 60 if INTERPRETED else 200
+    examples = 60 if INTERPRETED else 140
     run_state_machine_as_test(
         Judge,
         settings=settings(
