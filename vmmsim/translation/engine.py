@@ -137,8 +137,7 @@ class Engine:
         key = (segment.base, segment.limit, segment.filter)
         if key not in self._escape_maps:
             if len(self._escape_maps) >= 64:
-                node, count = self._escape_maps.pop(next(iter(self._escape_maps)))
-                self.tables.give_back(np.arange(node, node + count))
+                self._forget_escape_map()
             blocks = ((segment.limit + 511) >> 9) - (segment.base >> 9)
             count = -(-blocks // _BLOCKS_A_NODE)
             node = self.tables.take_run(count)
@@ -146,6 +145,15 @@ class Engine:
             map_escapes(record, self.tables.entries, dimension, place, segment.base, segment.limit)
             self._escape_maps[key] = (node, count)
         return self._escape_maps[key][0] * TABLE_ENTRIES
+
+    def _forget_escape_map(self) -> None:
+        """Give back the oldest escape map that no core has loaded."""
+        loaded = {int(place) for held in self._cores for place in held.record.escape_map}
+        for key, (node, count) in self._escape_maps.items():
+            if node * TABLE_ENTRIES not in loaded:
+                self.tables.give_back(np.arange(node, node + count))
+                del self._escape_maps[key]
+                return
 
     # Translation
 
