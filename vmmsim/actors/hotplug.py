@@ -1,0 +1,112 @@
+"""Memory hot-plug: blocks of 128 MiB added at the end of gPA and onlined, or taken away if all that is in them can move.
+
+A block's map of frames (512 pages of struct page) lies in memory that the guest already has, so that ranges added one
+after another are contiguous. What is added is onlined as kernel memory: it may hold page tables.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmmsim import rates
+from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
+from vmmsim.memory.compaction import evacuate, finish
+from vmmsim.memory.frames import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from simpy import Environment, Event
+
+    from vmmsim.actors.guest_os import GuestOs
+    from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.decisions import Recorder
+
+TURN_PAGES = 1 << 12
+"""Pages that are moved between two looks at the clock."""
+
+
+class Hotplug:
+    """Adds memory to one guest and takes it away."""
+
+    def __init__(self, env: Environment, guest_os: GuestOs, recorder: Recorder) -> None:
+        self.env = env
+        self.guest_os = guest_os
+        self.vm: VirtualMachine = guest_os.vm
+        self.recorder = recorder
+        self._plug_ns = int(rates.number("hotplug.plug_block_ns"))
+        self._unplug_ns = int(rates.number("hotplug.unplug_block_ns"))
+
+    def room(self) -> int:
+        """Return how many pages can still be added at the end of gPA."""
+        return (self.vm.guest.pages - self._next()) // BLOCK_PAGES * BLOCK_PAGES
+
+    def _next(self) -> int:
+        """Return the gfn at which the next block is added: at the end of memory, never inside the I/O gap."""
+        top = self.vm.memory_top
+        if top < ABOVE_GAP and top + BLOCK_PAGES > _gap_start(self.vm):
+            return ABOVE_GAP
+        return -(-top // BLOCK_PAGES) * BLOCK_PAGES
+
+    def adding(self, pages: int) -> Generator[Event, object, tuple[int, int]]:
+        """Add ``pages``, whole blocks, at the end of gPA and online them; return their gfns [start, end)."""
+        assert pages % BLOCK_PAGES == 0, "memory is added in blocks"
+        start = end = self._next()
+        for _ in range(pages // BLOCK_PAGES):
+            yield Pause(self.env, self._plug_ns, Turn.BALLOON)
+            first = self._next()
+            assert first == end or end == start, "blocks are added one after another"
+            start = first if end == start else start
+            self.guest_os.take_memmap(first)
+            self.vm.guest.add(first, first + BLOCK_PAGES)
+            self.vm.note_memory(first, first + BLOCK_PAGES, True)
+            self.vm.added_pages += BLOCK_PAGES
+            end = first + BLOCK_PAGES
+        return start, end
+
+    def removing(self, start: int, end: int) -> Generator[Event, object, str]:
+        """Offline gfns [start, end) and give their frames back; return "" or what is in the way (EBUSY)."""
+        vm, guest = self.vm, self.vm.guest
+        token = guest.isolate_range(start, end, "hotplug")
+        while True:
+            moves, blockers = evacuate(guest, start, end, pages=TURN_PAGES)
+            if blockers.count or (moves.old.size == 0 and moves.short):
+                if moves.old.size:
+                    self._carry_out(moves)
+                guest.release(token)
+                return blockers.said() if blockers.count else "no free memory elsewhere to move its pages to"
+            if not moves.old.size:
+                break
+            self._carry_out(moves)
+            yield Pause(self.env, self.guest_os.copies_ns(int(moves.old.size)), Turn.BALLOON)
+        guest.release(token)
+        guest.remove(start, end)
+        vm.note_memory(start, end, False)
+        vm.added_pages -= end - start
+        self.guest_os.return_memmap(start, end)
+        self.guest_os.vmm.release(vm, np.arange(start, end, dtype=np.int64))
+        yield Pause(self.env, self._unplug_ns * ((end - start) // BLOCK_PAGES), Turn.BALLOON)
+        return ""
+
+    def _carry_out(self, moves: object) -> None:
+        self.guest_os.move(moves)  # type: ignore[arg-type]
+        finish(self.vm.guest, moves)  # type: ignore[arg-type]
+
+    def added_ranges(self) -> list[tuple[int, int]]:
+        """Return the blocks of gPA that are memory now, above what the VM booted with, highest first."""
+        frames = self.vm.guest.frames["kind"]
+        top, found = self.vm.memory_top // BLOCK_PAGES, []
+        for block in range(top - 1, self.vm.boot_top // BLOCK_PAGES - 1, -1):
+            if frames[block * BLOCK_PAGES] != Kind.HOLE:
+                found.append((block * BLOCK_PAGES, (block + 1) * BLOCK_PAGES))
+        return found
+
+
+def _gap_start(vm: VirtualMachine) -> int:
+    """Return where a guest's memory would meet the I/O gap: below 4 GiB by its machine type."""
+    from vmmsim.actors.vm import _LOW_PAGES
+
+    return _LOW_PAGES[vm.description.machine_type][1]
