@@ -93,9 +93,14 @@ WALKS: Final = (
 )
 
 
+COLUMNS: Final = {"vms": VMS, "host": HOST, "decisions": DECISIONS, "walks": WALKS}
+"""Columns of each table; the vms table has one more for each mode of ``measure.as_if``."""
+AS_IF_COLUMN: Final = "overhead_as_if_"
+
+
 def as_if_column(mode: str) -> str:
     """Return the column of the vms table that holds the overhead as if the VM had ``mode``."""
-    return f"overhead_as_if_{mode.replace('-', '_')}"
+    return AS_IF_COLUMN + mode.replace("-", "_")
 
 
 def vms_columns(as_if: Iterable[str] = ()) -> tuple[Column, ...]:
@@ -138,13 +143,36 @@ def _text(value: str) -> bytes:
     return b"t%d:%s" % (len(letters), letters)
 
 
-def arrow_table(name: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> pa.Table:
-    """Return rows of the table ``name`` as Arrow: numbers of 64 bits, units in names, meanings in the metadata."""
+def wrong_columns(name: str, schema: pa.Schema) -> str:
+    """Return what is wrong with the schema of the table ``name``, "" if nothing is."""
+    version = (schema.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
+    if version != str(SCHEMA_VERSION):
+        return f"its schema_version is {version}, not {SCHEMA_VERSION}"
+    shadows = [field.name for field in schema if field.name.startswith(AS_IF_COLUMN)] if name == "vms" else []
+    columns = (*COLUMNS[name], *(Column(shadow, "real", "") for shadow in shadows))
+    wanted = [f"{column.name} {arrow_type(column)}" for column in columns]
+    found = [f"{field.name} {field.type}" for field in schema]
+    if wanted == found:
+        return ""
+    missing = [column for column in wanted if column not in found]
+    extra = [column for column in found if column not in wanted]
+    told = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(extra)}"] * bool(extra)
+    return "; ".join(told) or "its columns are not in order"
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    """Return the Arrow type of a column."""
     import pyarrow as pa
 
-    kinds = {"integer": pa.int64(), "text": pa.string(), "real": pa.float64()}
+    return {"integer": pa.int64(), "text": pa.string(), "real": pa.float64()}[column.kind]
+
+
+def arrow_table(name: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> pa.Table:
+    """Return rows of the table ``name`` as Arrow; the metadata holds the schema's version and what columns mean."""
+    import pyarrow as pa
+
     fields = [
-        pa.field(column.name, kinds[column.kind], column.kind == "real", {"means": column.means}) for column in columns
+        pa.field(column.name, arrow_type(column), column.kind == "real", {"means": column.means}) for column in columns
     ]
     schema = pa.schema(fields, {"schema_version": str(SCHEMA_VERSION), "table": name})
     across = zip(*rows, strict=True) if rows else ([] for _ in columns)
