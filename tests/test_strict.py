@@ -119,8 +119,8 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file() -> None:
     assert problems_of(text) == [
         'day.toml: swap: "yes" is not true or false',
         'day.toml: disks[0]: "size" is missing',
-        'day.toml: disks[0]: unknown key "sise"; did you mean "size"?',
         'day.toml: disks[0].kind: "sdd" is unknown; did you mean "ssd"?',
+        'day.toml: disks[0]: unknown key "sise"; did you mean "size"?',
         "day.toml: vcpus: 2.5 is not a whole number",
     ]
 

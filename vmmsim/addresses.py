@@ -128,6 +128,20 @@ def write_frequency(hertz: int) -> str:
     return f"{(Decimal(hertz) / scale).normalize():f}{unit}"
 
 
+def parse_rate(text: str) -> int:
+    """Return the bytes a second that "1GiB/s" means; ``BadInput`` for anything else."""
+    per_second = text.rstrip().removesuffix("/s")
+    wanted = 'a rate; write e.g. "1GiB/s"'
+    if per_second == text.rstrip():
+        raise BadInput(f"{json.dumps(text, ensure_ascii=False)} is not {wanted}")
+    return _parse_quantity(per_second, _UNITS, "", wanted, shown=text)
+
+
+def write_rate(bytes_per_second: int) -> str:
+    """Return ``bytes_per_second`` exactly, as "1GiB/s": the inverse of ``parse_rate``."""
+    return f"{write_bytes(bytes_per_second)}/s"
+
+
 def parse_duration(text: str) -> int:
     """Return the nanoseconds that "1d2h30m" or "10ms" mean (y is 365 d); ``BadInput`` for anything else.
 
@@ -168,11 +182,14 @@ def format_duration(nanoseconds: int) -> str:
     return f"{large} {unit} {rest} {small}" if rest else f"{large} {unit}"
 
 
-def _parse_quantity(text: str, units: dict[str, int], default_unit: str, wanted: str) -> int:
-    """Return the whole number that ``text`` means, exactly; ``BadInput`` saying that it is not ``wanted``."""
+def _parse_quantity(text: str, units: dict[str, int], default_unit: str, wanted: str, shown: str = "") -> int:
+    """Return the whole number that ``text`` means, exactly; ``BadInput`` saying that it is not ``wanted``.
+
+    The message shows ``shown``, where ``text`` is only part of what the user wrote.
+    """
     match = _QUANTITY.fullmatch(text)
     scale = units.get((match[2] or default_unit).upper()) if match else None
     value = Fraction(match[1]) * scale if match and scale else None
     if value is None or value.denominator != 1 or value > _LARGEST:
-        raise BadInput(f"{json.dumps(text, ensure_ascii=False)} is not {wanted}")
+        raise BadInput(f"{json.dumps(shown or text, ensure_ascii=False)} is not {wanted}")
     return int(value)

@@ -21,6 +21,22 @@ def shipped_traces() -> dict[str, Path]:
     return {path.stem: path for path in sorted((scenarios_folder() / "traces").glob("*.parquet"))}
 
 
+def shipped_scenarios() -> dict[str, Path]:
+    """Return the shipped scenario files by their names without ``.toml``; ``BadInput`` if there are none."""
+    return {path.stem: path for path in sorted(scenarios_folder().glob("*.toml"))}
+
+
+def trace_beside(name: str, folder: Path | None) -> Path | None:
+    """Return the trace that a scenario in ``folder`` names: a file, or a shipped trace; None if there is neither.
+
+    A path is relative to ``folder``, or to the working directory if that is None.
+    """
+    path = (folder or Path()) / name
+    if path.is_file():
+        return path
+    return shipped_traces().get(name.removesuffix(".parquet"))
+
+
 def trace_path(name: str) -> Path:
     """Return the trace that a user names: a file, or a shipped trace by its name; ``BadInput`` if it is neither."""
     path = Path(name)

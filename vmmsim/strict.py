@@ -2,7 +2,7 @@
 
 Keys are the fields' names, with one rule. A field whose name ends in a unit is written without it, and its
 value carries the unit: ``size_bytes`` is ``size = "32KiB"``, ``frequency_hz`` is ``frequency = "2.2GHz"``,
-``boot_ns`` is ``boot = "20h"``.
+``boot_ns`` is ``boot = "20h"``. What classes spell otherwise, they note in the words of ``spelling``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, mapping
 from vmmsim import addresses
 from vmmsim.errors import BadInput, Problem
 from vmmsim.hints import hint, shown, unknown
+from vmmsim.spelling import AS_LIST, NO_KEY, REST, TAGGED
 
 T = TypeVar("T")
 
@@ -46,11 +47,12 @@ class Unit(NamedTuple):
 
 
 UNITS: Final = {
+    "_bytes_per_second": Unit(addresses.parse_rate, addresses.write_rate, 'a rate; write e.g. "1GiB/s"'),
     "_bytes": Unit(addresses.parse_bytes, addresses.write_bytes, 'a size; write e.g. "64GiB"'),
     "_hz": Unit(addresses.parse_frequency, addresses.write_frequency, 'a frequency; write e.g. "2.2GHz"'),
     "_ns": Unit(addresses.parse_duration, addresses.write_duration, 'a duration; write e.g. "1d2h30m" or "10ms"'),
 }
-"""The ends of field names that are units."""
+"""The ends of field names that are units; of two that fit a name, the first."""
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _AT: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -84,13 +86,35 @@ def structure(cls: type[T], data: Mapping[str, Any], file: object = "") -> T:
     whole number, "3" is not a number and true is not 1. Whatever ``cls`` itself refuses (a ``ValueError`` at
     birth) is a problem at that place; a ``BadInput`` may name a place below it.
     """
+    found = mistakes(cls, data)
+    if isinstance(found, list):
+        raise BadInput.of([Problem(str(file), path, message) for path, message, _ in in_order(found, data)])
+    return found
+
+
+class Mistake(NamedTuple):
+    """One mistake in plain data."""
+
+    path: str
+    """Where it is said to be."""
+    message: str
+    """What is wrong, and what would be right."""
+    place: str
+    """Path of the very key that is wrong, by which mistakes are ordered; may be one that data does not have."""
+
+
+def mistakes(cls: type[T], data: object, path: str = "") -> T | list[Mistake]:
+    """Return the description that ``data``, found at ``path``, spells out, or else all that is wrong, unordered."""
     try:
         return _CONVERTER.structure(data, cls)
     except (BaseValidationError, ValueError) as error:
-        problems = [Problem(str(file), path, message) for path, message in _flatten(error, "")]
+        return list(_flatten(error, path))
+
+
+def in_order(found: list[Mistake], data: object) -> list[Mistake]:
+    """Return ``found`` in the order of ``data``: what is not in it stands where the nearest table above it does."""
     position = {path: n for n, path in enumerate(_paths(data, ""))}
-    problems.sort(key=lambda problem: position.get(problem.path, -1))
-    raise BadInput.of(problems)
+    return sorted(found, key=lambda mistake: next(position[path] for path in _upwards(mistake.place) if path in position))
 
 
 def unstructure(description: object) -> dict[str, Any]:
@@ -114,6 +138,15 @@ def join(path: str, key: str | int) -> str:
         return f"{path}[{key}]"
     written = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
     return f"{path}.{written}" if path else written
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """Yield ``path`` and the path of everything that it lies in, "" last."""
+    yield path
+    for n in range(len(path) - 1, 0, -1):
+        if path[n] in ".[":
+            yield path[:n]
+    yield ""
 
 
 def _where_and_what(message: str) -> tuple[str, str]:
@@ -157,8 +190,13 @@ def _unit(field: str) -> str | None:
     return next((end for end in UNITS if field.endswith(end)), None)
 
 
-def _flatten(error: Exception, path: str) -> Iterator[tuple[str, str]]:
-    """Yield path and message of every mistake in the tree of exceptions that cattrs raised for ``path``."""
+def keys(cls: type) -> list[str]:
+    """Return the keys that a table of class ``cls`` can have, apart from those that are left to its rest."""
+    return [_key(field.name) for field in attrs.fields(cls) if field.init and field.metadata not in (NO_KEY, REST)]
+
+
+def _flatten(error: Exception, path: str) -> Iterator[Mistake]:
+    """Yield every mistake in the tree of exceptions that cattrs raised for ``path``."""
     if isinstance(error, ClassValidationError):
         noted, others = error.group_exceptions()
         for inner, note in noted:
@@ -169,21 +207,23 @@ def _flatten(error: Exception, path: str) -> Iterator[tuple[str, str]]:
         for inner, item in error.group_exceptions()[0]:
             yield from _flatten(inner, join(path, item.index))
     elif isinstance(error, ForbiddenExtraKeysError):
-        known = [_key(field.name) for field in attrs.fields(error.cl) if field.init]
         for key in sorted(error.extra_fields):
-            yield path, f"unknown key {shown(key)}{hint(key, known)}"
+            yield Mistake(path, f"unknown key {shown(key)}{hint(key, _known(error.cl))}", join(path, key))
+    elif isinstance(error, _TagError):
+        yield Mistake(path, str(error), join(path, error.key))
     elif isinstance(error, BadInput):
         for problem in error.problems:
-            yield f"{path}.{problem.path}".strip("."), problem.message
+            below = f"{path}{'' if problem.path.startswith('[') else '.'}{problem.path}".strip(".")
+            yield Mistake(below, problem.message, below)
     elif isinstance(error, ValueError):
-        yield path, str(error)
+        yield Mistake(path, str(error), path)
     else:
         raise error  # not the user's mistake but ours
 
 
-def _flatten_field(error: Exception, path: str, key: str) -> Iterator[tuple[str, str]]:
+def _flatten_field(error: Exception, path: str, key: str) -> Iterator[Mistake]:
     if isinstance(error, KeyError):
-        yield path, f"{shown(key)} is missing"
+        yield Mistake(path, f"{shown(key)} is missing", path)
     else:
         yield from _flatten(error, join(path, key))
 
@@ -221,23 +261,114 @@ def _choice(value: object, choices: Any) -> Any:
     return value
 
 
-def _quantity(unit: Unit) -> StructureHook:
-    def parse(value: object, _: Any) -> int:
+def _known(cls: type) -> list[str]:
+    """Return the keys of ``cls`` and, where it is one of several that a key tells apart, that key."""
+    tagged = getattr(cls, TAGGED, None)
+    return ([tagged[0]] if tagged else []) + keys(cls)
+
+
+def _quantity(unit: Unit, word: str | None) -> StructureHook:
+    wanted = unit.wanted + (f" or {shown(word)}" if word else "")
+
+    def parse(value: object, _: Any) -> int | None:
+        if word is not None and value == word:
+            return None
         if type(value) is not str:
-            raise _UnexpectedError(value, unit.wanted)
-        return unit.parse(value)
+            raise _UnexpectedError(value, wanted)
+        try:
+            return unit.parse(value)
+        except BadInput:
+            raise _UnexpectedError(value, wanted) from None
 
     return parse
 
 
+def _written(unit: Unit, word: str | None) -> Callable[[int | None], str | None]:
+    return lambda value: word if value is None else unit.write(value)
+
+
+def _overrides(cls: type) -> Any:
+    """Return what cattrs must know of the fields of ``cls`` that are spelt in another way than by default."""
+    special: dict[str, Any] = {}
+    for field in attrs.fields(cls):
+        word = field.metadata.get("word")
+        if field.metadata == NO_KEY:
+            special[field.name] = override(omit=True)
+        elif unit := _unit(field.name):
+            special[field.name] = override(
+                rename=_key(field.name),
+                struct_hook=_quantity(UNITS[unit], word),
+                unstruct_hook=_written(UNITS[unit], word),
+            )
+    return special
+
+
 def _table(cls: type, converter: Converter) -> StructureHook:
-    quantities: Any = {
-        field.name: override(rename=_key(field.name), struct_hook=_quantity(UNITS[unit]))
-        for field in attrs.fields(cls)
-        if (unit := _unit(field.name))
-    }
-    fill: StructureHook = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **quantities)
+    if TAGGED in vars(cls):
+        return _only(Mapping, "a table", _tagged(cls, converter))
+    fill: StructureHook = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **_overrides(cls))
+    if rest := _rest(cls):
+        fill = _gathering(cls, rest, fill)
+    if hasattr(cls, AS_LIST):
+        return _only(list, "a list; write it in [brackets]", _from_list(cls, fill))
     return _only(Mapping, "a table", fill)
+
+
+def _rest(cls: type) -> str | None:
+    return next((field.name for field in attrs.fields(cls) if field.metadata == REST), None)
+
+
+def _gathering(cls: type, rest: str, fill: StructureHook) -> StructureHook:
+    """Return ``fill`` for tables whose keys that no field takes are gathered in the field ``rest``."""
+    own = keys(cls)
+
+    def structure_open(value: Any, _: Any) -> Any:
+        others = {key: inner for key, inner in value.items() if key not in own}
+        for path, leaf in leaves(others):
+            if not isinstance(leaf, str | int | float | bool | list):
+                raise BadInput(f"{shown(leaf)} is no text, number, list or table", path=path)
+        return fill({key: inner for key, inner in value.items() if key in own} | {rest: others}, cls)
+
+    return structure_open
+
+
+def _from_list(cls: type, fill: StructureHook) -> StructureHook:
+    """Return ``fill`` for lists of the values of the fields of ``cls``, in order."""
+    own = keys(cls)
+
+    def structure_list(value: Any, _: Any) -> Any:
+        if len(value) != len(own):
+            raise ValueError(f"{len(value)} values where {len(own)} belong: [{', '.join(own)}]")
+        try:
+            return fill(dict(zip(own, value, strict=True)), cls)
+        except (BaseValidationError, ValueError) as error:
+            places = {key: f"[{n}]" for n, key in enumerate(own)}
+            found = [Problem("", places.get(path, ""), message) for path, message, _ in _flatten(error, "")]
+            raise BadInput.of(found) from None
+
+    return structure_list
+
+
+class _TagError(ValueError):
+    """The key that tells which class a table is of is missing or unknown."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _tagged(base: type, converter: Converter) -> StructureHook:
+    """Return a hook for tables of one of several classes, told apart by a key."""
+    key, kinds = getattr(base, TAGGED)
+
+    def structure_tagged(value: Any, _: Any) -> Any:
+        if key not in value:
+            raise _TagError("", f"{shown(key)} is missing{hint('', kinds)}")
+        if not isinstance(value[key], str) or value[key] not in kinds:
+            raise _TagError(key, f"{key} = {unknown(value[key], kinds)}")
+        return converter.structure({k: v for k, v in value.items() if k != key}, kinds[value[key]])
+
+    return structure_tagged
 
 
 def _only(kind: type, wanted: str, fill: StructureHook) -> StructureHook:
@@ -251,14 +382,20 @@ def _only(kind: type, wanted: str, fill: StructureHook) -> StructureHook:
     return structure_kind
 
 
-def _plain(cls: type, converter: Converter) -> Callable[[Any], dict[str, Any]]:
-    quantities: Any = {
-        field.name: override(rename=_key(field.name), unstruct_hook=UNITS[unit].write)
-        for field in attrs.fields(cls)
-        if (unit := _unit(field.name))
-    }
-    spell: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(cls, converter, **quantities)
-    return lambda value: {key: inner for key, inner in spell(value).items() if inner is not None}
+def _plain(cls: type, converter: Converter) -> Callable[[Any], Any]:
+    if TAGGED in vars(cls):
+        key, kinds = getattr(cls, TAGGED)
+        names = {kind: name for name, kind in kinds.items()}
+        return lambda value: {key: names[type(value)], **converter.unstructure(value, type(value))}
+    spell: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(cls, converter, **_overrides(cls))
+    rest = _rest(cls)
+
+    def write(value: Any) -> Any:
+        written = {key: inner for key, inner in spell(value).items() if inner is not None}
+        others = written.pop(rest) if rest else {}
+        return list(written.values()) if hasattr(cls, AS_LIST) else written | others
+
+    return write
 
 
 def _is(origin: object) -> Callable[[Any], bool]:

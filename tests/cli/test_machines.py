@@ -68,8 +68,8 @@ def test_a_bad_file_ends_with_2_and_a_line_for_each_mistake(tmp_path: Path, caps
     assert (out, err.splitlines()) == (
         "",
         [
-            f'vmmsim: {file}: unknown key "titel"; did you mean "title"?',
             f"vmmsim: {file}: levels: 4.5 is not a whole number",
+            f'vmmsim: {file}: unknown key "titel"; did you mean "title"?',
         ],
     )
 
