@@ -113,16 +113,17 @@ def check_counters(counts: dict[str, int]) -> None:
     assert c["references_from_memory"] <= c["references"]
 
 
-def check_contents(told: Contents, registers: dict[Name, Registers]) -> None:
+def check_contents(told: Contents, registers: dict[Name, Registers], *, marks: bool = True) -> None:
     """Assert that every translation and every walk-cache entry is what segments and page tables say now.
 
     Registers are the last ones loaded for each context. A nested entry may serve any process of its VM, and a global
-    one comes from any of them: it is enough that it is true for one.
+    one comes from any of them: it is enough that it is true for one. Without ``marks`` the core sets no dirty bits, and
+    a dirty entry may come from a clean leaf.
     """
     for structure, sets in told.items():
         for entry in (entry for entries in sets.values() for entry in entries):
             if "tlb" in structure:
-                wrong = [_wrong_translation(entry, loaded) for loaded in _owners(entry[0], registers)]
+                wrong = [_wrong_translation(entry, loaded, marks) for loaded in _owners(entry[0], registers)]
             elif "walk_cache" in structure:
                 wrong = [_wrong_table(entry, loaded, int(structure[-1])) for loaded in _owners(entry[0], registers)]
             else:
@@ -140,7 +141,7 @@ def _owners(owner: tuple[Any, ...], registers: dict[Name, Registers]) -> list[Re
     ]
 
 
-def _wrong_translation(entry: tuple[Any, ...], loaded: Registers) -> str:
+def _wrong_translation(entry: tuple[Any, ...], loaded: Registers, marks: bool) -> str:
     """Return what is wrong with a TLB entry for these registers, "" if nothing is."""
     owner, size, number, hfn, writable, dirty, executable = entry
     pages = 1 << 9 * size
@@ -151,7 +152,7 @@ def _wrong_translation(entry: tuple[Any, ...], loaded: Registers) -> str:
         frame, may_write, is_dirty, may_execute = truth
         if frame != hfn + page % pages:
             return f"page {page:#x} is at {frame:#x}"
-        if (writable and not may_write) or (dirty and not is_dirty):
+        if (writable and not may_write) or (dirty and marks and not is_dirty):
             return f"page {page:#x} is {'clean' if may_write else 'read-only'}"
         if executable and not may_execute:
             return f"page {page:#x} is not executable"
