@@ -179,7 +179,7 @@ class Simulation:
             self.env.step()
             self.events += 1
             if self.checked:
-                check_all(self)
+                check_all(self.vmm, self.engine, self.guests.values())
             if self.events > max_events:
                 raise BadInput(f"more than {max_events} events by {self.env.now} ns; allow more with --max-events")
             if progress is not None and self.events % _PROGRESS_EVERY == 0 and time.monotonic() - said > 0.1:

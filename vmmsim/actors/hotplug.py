@@ -6,7 +6,7 @@ after another are contiguous. What is added is onlined as kernel memory: it may 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
 from vmmsim.memory.compaction import evacuate, finish
 from vmmsim.memory.frames import Kind
+from vmmsim.scenario import LOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
 
-TURN_PAGES = 1 << 12
+TURN_PAGES: Final = 1 << 12
 """Pages that are moved between two looks at the clock."""
 
 
@@ -82,8 +83,8 @@ class Hotplug:
                 break
             self._carry_out(moves)
             yield Pause(self.env, self.guest_os.copies_ns(int(moves.old.size)), Turn.BALLOON)
+        guest.remove(start, end, token=token)
         guest.release(token)
-        guest.remove(start, end)
         vm.note_memory(start, end, False)
         vm.added_pages -= end - start
         self.guest_os.return_memmap(start, end)
@@ -95,18 +96,14 @@ class Hotplug:
         self.guest_os.move(moves)  # type: ignore[arg-type]
         finish(self.vm.guest, moves)  # type: ignore[arg-type]
 
-    def added_ranges(self) -> list[tuple[int, int]]:
-        """Return the blocks of gPA that are memory now, above what the VM booted with, highest first."""
-        frames = self.vm.guest.frames["kind"]
-        top, found = self.vm.memory_top // BLOCK_PAGES, []
-        for block in range(top - 1, self.vm.boot_top // BLOCK_PAGES - 1, -1):
-            if frames[block * BLOCK_PAGES] != Kind.HOLE:
-                found.append((block * BLOCK_PAGES, (block + 1) * BLOCK_PAGES))
-        return found
+    def last_blocks(self) -> list[tuple[int, int]]:
+        """Return the memory blocks there are, highest first."""
+        guest, top = self.vm.guest, self.vm.memory_top // BLOCK_PAGES
+        starts = np.arange(top - 1, -1, -1) * BLOCK_PAGES
+        there = starts[guest.kinds(starts) != Kind.HOLE]
+        return [(int(start), int(start) + BLOCK_PAGES) for start in there]
 
 
 def _gap_start(vm: VirtualMachine) -> int:
     """Return where a guest's memory would meet the I/O gap: below 4 GiB by its machine type."""
-    from vmmsim.actors.vm import _LOW_PAGES
-
-    return _LOW_PAGES[vm.description.machine_type][1]
+    return LOW_BYTES[vm.description.machine_type][1] >> 12

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
+from vmmsim.memory.frames import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -41,7 +42,7 @@ def reclaiming(hotplug: Hotplug) -> Generator[Event, object, Reclaimed]:
     moved = left = 0
     why = ""
     for start in range(KEPT_PAGES, min(ABOVE_GAP, vm.memory_top), BLOCK_PAGES):
-        if vm.guest.is_hole(start):
+        if vm.guest.kinds(start)[0] == Kind.HOLE:
             continue
         refused = yield from hotplug.removing(start, start + BLOCK_PAGES)
         if refused:

@@ -74,7 +74,7 @@ class SegmentBuilder:
             base=base,
             budget=vm.escapes.budget,
             free_pages=max(host.free_pages - host.watermarks.min, 0),
-            within=host.movable_range,
+            within=(movable_from if (movable_from := int(host.zone.kernelcore)) < host.pages else 0, host.pages),
             leased=leased,
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from vmmsim.config import MODES, Mode
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
+from vmmsim.scenario import LOW_BYTES
 from vmmsim.translation.page_table import FRAME_MASK, FRAME_SHIFT
 from vmmsim.translation.registers import Registers, Segment
 
@@ -36,20 +37,12 @@ ABOVE_GAP: Final = 4 * GIB_PAGES
 BLOCK_PAGES: Final = 1 << 15
 """Linux's memory block on x86-64, the grain of hot-plug: 128 MiB."""
 
-_LOW_PAGES: Final = {
-    # machine type: (smallest memory that is split, pages that then lie below the gap)
-    "pc-1.4": (7 * GIB_PAGES // 2, 7 * GIB_PAGES // 2),
-    "pc": (7 * GIB_PAGES // 2, 3 * GIB_PAGES),
-    "q35": (11 * GIB_PAGES // 4, 2 * GIB_PAGES),
-}
-
-
 def memory_ranges(pages: int, machine_type: str) -> list[tuple[int, int]]:
     """Return the gfn ranges [start, end) that ``pages`` of guest memory have: one, or one on each side of the gap.
 
     QEMU's machine types put the I/O gap below 4 GiB and split memory that reaches it (hw/i386/pc_piix.c, pc_q35.c).
     """
-    split_from, low = _LOW_PAGES[machine_type]
+    split_from, low = (size >> 12 for size in LOW_BYTES[machine_type])
     if pages < split_from:
         return [(0, pages)]
     return [(0, low), (ABOVE_GAP, ABOVE_GAP + pages - low)] if pages > low else [(0, low)]
