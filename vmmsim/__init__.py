@@ -8,19 +8,25 @@ from vmmsim.config import Mode
 from vmmsim.errors import BadInput
 
 if TYPE_CHECKING:
+    from vmmsim.result import Result, load
     from vmmsim.studies.explain import explain
     from vmmsim.studies.replay import replay
 
 __version__ = "0.1.0"
-__all__ = ["BadInput", "Mode", "__version__", "explain", "replay"]
+__all__ = ["BadInput", "Mode", "Result", "__version__", "explain", "load", "replay"]
 
-_STUDIES = {"explain": "vmmsim.studies.explain", "replay": "vmmsim.studies.replay"}
+_LATER = {
+    "Result": "vmmsim.result",
+    "explain": "vmmsim.studies.explain",
+    "load": "vmmsim.result",
+    "replay": "vmmsim.studies.replay",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a study when it is first asked for: the engine behind it takes half a second to load."""
-    if name in _STUDIES:
+    """Import what takes long to load when it is first asked for: the engine behind a study takes half a second."""
+    if name in _LATER:
         from importlib import import_module
 
-        return getattr(import_module(_STUDIES[name]), name)
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

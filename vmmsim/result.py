@@ -153,7 +153,7 @@ class Result:
     def _repr_html_(self) -> str:
         """Return a small table of the VMs for notebooks."""
         rows = [_html_row("th", ("VM", "wanted", "had from", "in it", "overhead"))]
-        for vm, found in self.summary["vms"].items():
+        for vm, found in self.summary["vm"].items():
             had, mean = found["had_from_ns"], found["overhead"]["mean"]
             cells = (
                 vm,

@@ -31,7 +31,7 @@ def summarize(tables: Mapping[str, pa.Table], end_ns: int) -> dict[str, Any]:
     walks = tables["walks"].to_pylist()
     return {
         "end_ns": end_ns,
-        "vms": {vm: of_vm(life, decisions, walks) for vm, life in lives(tables["vms"], end_ns).items()},
+        "vm": {vm: of_vm(life, decisions, walks) for vm, life in lives(tables["vms"], end_ns).items()},
         "host": of_host(tables["host"], decisions),
         "decisions": of_decisions(decisions),
     }

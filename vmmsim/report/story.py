@@ -39,12 +39,12 @@ def story(result: Result, *, width: int = WIDEST, unicode: bool = True) -> list[
     found = result.summary
     all_lives = lives(result["vms"], result.end_ns)
     reasons = Reasons(result["decisions"].to_pylist())
-    told = _worth_telling(found["vms"])
+    told = _worth_telling(found["vm"])
     at_length = told[:TOLD]
     blocks = [
         _title(result, grid),
-        _headlines(found["vms"], told, reasons, grid),
-        _lives_block(all_lives, found["vms"], at_length, reasons, grid),
+        _headlines(found["vm"], told, reasons, grid),
+        _lives_block(all_lives, found["vm"], at_length, reasons, grid),
         memory_block(result["host"], all_lives, _host_bytes(result.scenario), grid),
         contiguity_block(result["host"], found["host"], grid),
         decisions_block(found["decisions"], reasons, at_length, grid),
