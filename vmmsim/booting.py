@@ -6,7 +6,7 @@ and at last the workload on its vCPUs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 
 import numpy as np
@@ -22,6 +22,8 @@ from vmmsim.actors.guest_os import GuestOs
 from vmmsim.actors.hotplug import Hotplug
 from vmmsim.actors.measuring import Meter
 from vmmsim.actors.mode_controller import ModeController
+from vmmsim.actors.sample import Lengths
+from vmmsim.actors.sampling import Sampler
 from vmmsim.actors.self_balloon import SelfBalloon
 from vmmsim.actors.vcpu import Vcpus
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES, VirtualMachine, memory_ranges
@@ -37,8 +39,13 @@ if TYPE_CHECKING:
 
     from simpy import Event
 
-    from vmmsim.scenario import VM
+    from vmmsim.protocols import Workload
+    from vmmsim.scenario import VM, Measure
     from vmmsim.simulation import Simulation
+
+
+COMPLETE_ACCESSES: Final = 1 << 16
+"""Accesses of a stratum where every one is translated."""
 
 
 class Boot:
@@ -151,7 +158,7 @@ class Boot:
                 folder=sim.scenario.folder,
             )
             guest.os.run(workload)
-            meter = Meter(sim, vm, workload)
+            meter = self._meter(guest, workload)
             guest.vcpus = Vcpus(
                 sim.env, guest.os, workload, meter,
                 every_ns=sim.every_ns,
@@ -159,12 +166,28 @@ class Boot:
                 frequency_hz=sim.machine.frequency_hz,
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
-            guest.vcpus.meter = meter
+        sim.env.process(guest.controller.steering())
+        if guest.vcpus is not None:
             sim.env.process(guest.vcpus.running())
             if not sim.lifetime:
                 sim.env.process(guest.churn.churning())
                 sim.env.process(guest.churn.collapsing())
-        sim.env.process(guest.controller.steering())
+
+    def _meter(self, guest: Guest, workload: Workload) -> Meter:
+        sim, described = self.sim, guest.vm.description.workload
+        assert described is not None
+        measure = sim.scenario.measure
+        sampler = Sampler(
+            sim.engine, sim.prices, seed=sim.scenario.run.seed, vm=guest.vm.name,
+            lengths=lengths(measure), as_if=measure.as_if,
+        )  # fmt: skip
+        return Meter(
+            guest.os, workload, sampler, sim.recorder,
+            key=(described.name, described.trace, described.use, workload.regions),
+            lifetime=sim.lifetime,
+            epoch_share=measure.epoch_share,
+            frequency_hz=sim.machine.frequency_hz,
+        )  # fmt: skip
 
     def end(self, name: str, why: str) -> None:
         """Take a VM apart at once: its vCPUs stop where they are, its memory goes back to the host."""
@@ -178,6 +201,13 @@ class Boot:
         sim.vmm.depart(vm)
         sim.recorder.vm_row(name, mode="", resident_bytes=0, balloon_bytes=0, reusable_bytes=0, segment_bytes=0)
         sim.recorder.decide("vmm", "end", vm=name, outcome="done", why=why)
+
+
+def lengths(measure: Measure) -> Lengths:
+    """Return how long samples are, as a scenario has it."""
+    if measure.complete:
+        return Lengths(measured=COMPLETE_ACCESSES)
+    return Lengths() if measure.window is None else Lengths(warm=measure.window, measured=measure.window)
 
 
 def _guest_memory(name: str, description: VM) -> Memory:

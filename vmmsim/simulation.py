@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import simpy
 
 from vmmsim import rates
+from vmmsim.actors.calibration import Calibrations
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.compactor import Compactor
 from vmmsim.actors.faults import Faults
@@ -57,6 +58,7 @@ class Simulation:
         self.machine = load_machine(scenario.host.machine)
         self.host = self._host_memory()
         self.engine = Engine(self.machine, cores=0)
+        self.prices = Calibrations(self.engine)
         host = scenario.host
         self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
         self.vmm.kill = self.kill

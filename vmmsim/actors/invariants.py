@@ -82,7 +82,7 @@ def check_books(guest: Guest) -> None:
     assert not np.any(resident[kinds == Kind.HOLE]), f"{vm.name}: holes have frames"
     whole = (kinds[: gfns.size // PAGEBLOCK * PAGEBLOCK].reshape(-1, PAGEBLOCK) != Kind.HOLE).all(axis=1)
     assert np.array_equal(whole, vm.whole_blocks[: whole.size]), f"{vm.name}: the book of whole blocks is wrong"
-    present = (vm.description.memory_bytes >> 12) + vm.added_pages + vm.exchanged_pages
+    present = (vm.description.memory_bytes >> 12) + vm.added_pages
     assert vm.guest.present_pages == present, f"{vm.name}: {vm.guest.present_pages} pages present, not {present}"
     process = vm.process
     if process is None:

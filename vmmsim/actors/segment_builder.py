@@ -81,6 +81,8 @@ class SegmentBuilder:
     def building(self, choice: Choice) -> Generator[Event, object, Attempt]:
         """Build the segment at the window chosen; the attempt says what it took, or why it was given up."""
         vm, started = self.vm, self.env.now
+        if not self.may_evict and (others := self._others(choice.start, choice.end)):
+            return Attempt(won=False, why=f"host compaction is off, and {others} pages of others are in the best window")
         start, end = choice.start & -PAGEBLOCK, -(-choice.end // PAGEBLOCK) * PAGEBLOCK
         token = self.host.isolate_range(start, min(end, self.host.pages), f"lease of {vm.name}")
         vm.lease = Lease(
@@ -151,12 +153,15 @@ class SegmentBuilder:
             self.host.give_back(cache)
             self.dropped_pages += int(cache.size)
             while (others := first + np.flatnonzero(self._are(first, last, Kind.USER))).size:
-                if not self.may_evict:
-                    return f"host compaction is off, and {others.size} pages of others are in the window"
                 why = yield from self._evict_some(others[:TURN_PAGES])
                 if why or not self.vm.running:
                     return why
         return ""
+
+    def _others(self, start: int, end: int) -> int:
+        """Return how many pages of others, not counting page cache, are in [start, end)."""
+        steps = range(start, end, WINDOW_STEP)
+        return sum(int(self._are(first, min(first + WINDOW_STEP, end), Kind.USER).sum()) for first in steps)
 
     def _are(self, first: int, last: int, kind: Kind) -> NDArray[np.bool_]:
         book = self.host.frames[first:last]

@@ -79,6 +79,11 @@ class Vcpus:
         self.load_now = share
         self.end_epoch("load")
 
+    def stop(self) -> None:
+        """Stop where things are: the VM is gone."""
+        self.meter.close()
+        self.end_epoch("end")
+
     def running(self) -> Generator[Event, object, None]:
         """Run the workload until it ends, or the VM does."""
         vm = self.vm

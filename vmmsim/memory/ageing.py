@@ -1,0 +1,1 @@
+def age(memory, ns, *, seed, name): pass
