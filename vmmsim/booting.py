@@ -25,8 +25,9 @@ from vmmsim.actors.mode_controller import ModeController
 from vmmsim.actors.sample import Lengths
 from vmmsim.actors.sampling import Sampler
 from vmmsim.actors.self_balloon import SelfBalloon
-from vmmsim.actors.vcpu import Vcpus
+from vmmsim.actors.vcpu import NEVER, Vcpus
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES, VirtualMachine, memory_ranges
+from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import write_bytes
 from vmmsim.errors import Refused
 from vmmsim.memory.ageing import age
@@ -60,11 +61,14 @@ class Boot:
         sim = self.sim
         self._admit(name, description)
         row = sim.recorder.decide("vmm", "boot", vm=name, asked=write_bytes(description.memory_bytes), outcome="begun")
-        guest = self._assemble(name, description)
+        try:
+            guest = self._assemble(name, description)
+            guest.os.boot()
+            if description.age_ns:
+                self._age(guest, description.age_ns)
+        except VmLost as lost:
+            raise Refused("boot", vm=name, asked=write_bytes(description.memory_bytes), why=str(lost)) from None
         vm = guest.vm
-        guest.os.boot()
-        if description.age_ns:
-            self._age(guest, description.age_ns)
         yield from self._settle(guest)
         if description.io_gap == "reclaim" and vm.running:
             yield from self.reclaim_io_gap(guest)
@@ -163,6 +167,7 @@ class Boot:
                 sim.env, guest.os, workload, meter,
                 every_ns=sim.every_ns,
                 lifetime=sim.lifetime,
+                most_accesses=COMPLETE_ACCESSES if sim.scenario.measure.complete else NEVER,
                 frequency_hz=sim.machine.frequency_hz,
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip

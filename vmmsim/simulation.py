@@ -21,6 +21,7 @@ from vmmsim.actors.host_series import HostSeries
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.vmm import Vmm
 from vmmsim.booting import Boot
+from vmmsim.addresses import write_duration
 from vmmsim.decisions import Recorder, SimulationFailed
 from vmmsim.errors import BadInput, Refused
 from vmmsim.machine_file import load_machine
@@ -71,6 +72,10 @@ class Simulation:
         self.series = HostSeries(self.env, self.vmm, self.compactor, self.recorder)
         self.verbs = Verbs(self)
         self.boots = Boot(self)
+        self.scripts: list[Generator[simpy.Event, object, object]] = []
+        """Generators of users: a script's, and those of their actors."""
+        self.stalled = ""
+        """Who waits for whom, if no VM made progress for too long; "" otherwise."""
         self.lost = ""
         """Why the host is gone; "" while it is not."""
         self.events = 0
@@ -97,7 +102,7 @@ class Simulation:
         pages, movable_from = host.memory_bytes >> 12, host.unmovable_bytes >> 12
         memory = Memory(pages, name="host", kernelcore=movable_from if movable_from < pages else None)
         kernel = pages * int(rates.number("guest.memmap_bytes_per_page")) + int(rates.number("guest.kernel_image_bytes"))
-        memory.take_range(0, min(-(-kernel >> 12), pages // 8), kind=Kind.KERNEL, owner=0)
+        memory.take_range(0, min(-(-kernel >> 12), movable_from // 4), kind=Kind.KERNEL, owner=0)
         if host.age_ns:
             age(memory, host.age_ns, seed=self.scenario.run.seed, name="host")
         return memory
@@ -114,6 +119,8 @@ class Simulation:
         if scenario.host.faults is not None:
             self.env.process(self._faulting())
         self.verbs.schedule()
+        for script in self.scripts:
+            self.env.process(script)
 
     def _faulting(self) -> Generator[simpy.Event, object, None]:
         """Let the faults that the rates bring strike, each when it is discovered."""
@@ -175,6 +182,7 @@ class Simulation:
         max_events: int,
     ) -> bool:
         said = time.monotonic()
+        stall = Stall(self)
         while self.env.peek() < until and not self.lost:
             if stop is not None and stop.is_set():
                 return False
@@ -184,6 +192,8 @@ class Simulation:
                 check_all(self.vmm, self.engine, self.guests.values())
             if self.events > max_events:
                 raise BadInput(f"more than {max_events} events by {self.env.now} ns; allow more with --max-events")
+            if stall.is_over():
+                return False
             if progress is not None and self.events % _PROGRESS_EVERY == 0 and time.monotonic() - said > 0.1:
                 said = time.monotonic()
                 progress(int(self.env.now), until, self.modes())
@@ -225,3 +235,26 @@ class Simulation:
     def fault(self, **arguments: Any) -> simpy.Process:
         """Let DRAM fail: the arguments of a scenario's ``do = "fault"``."""
         return self.env.process(self.verbs.faulting(arguments))
+
+
+class Stall:
+    """Watches whether any VM makes progress."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._progress = -1
+        self._since = 0
+
+    def is_over(self) -> bool:
+        """Tell whether VMs that should run made no progress for ``run.stall``; ``sim.stalled`` then says who waits."""
+        sim, now = self._sim, int(self._sim.env.now)
+        if now - self._since < sim.scenario.run.stall_ns:
+            return False
+        busy = [guest for guest in sim.guests.values() if guest.vcpus is not None and guest.vcpus.is_busy]
+        progress = sum(guest.vm.progress for guest in sim.guests.values())
+        if progress != self._progress or not busy:
+            self._progress, self._since = progress, now
+            return False
+        waits = ", ".join(f"{guest.vm.name} waits for {guest.vcpus.waits_for}" for guest in busy if guest.vcpus)
+        sim.stalled = f"no VM made progress for {write_duration(now - self._since)}: {waits}"
+        return True

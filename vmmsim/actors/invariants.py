@@ -87,8 +87,10 @@ def check_books(guest: Guest) -> None:
     process = vm.process
     if process is None:
         return
-    process.check()
     pages, frames = expanded(process.table)
+    booked = np.sort(process.gvpns(np.flatnonzero(process.mapped)))
+    assert np.array_equal(pages, booked), f"{vm.name}: the guest table and the book of mapped pages differ"
+    assert process.mapped_pages == pages.size
     book = vm.guest.frames
     assert np.all(book["kind"][frames] == Kind.USER), f"{vm.name}: the process maps frames that are not its"
     assert np.array_equal(book["page"][frames], process.numbers(pages)), f"{vm.name}: the guest's reverse map is wrong"

@@ -57,12 +57,3 @@ class Process:
         """Book that pages, each of which changes, are mapped now or no longer."""
         self.mapped[numbers] = mapped
         self.mapped_pages += int(numbers.size) if mapped else -int(numbers.size)
-
-    def check(self) -> None:
-        """Recount: the table maps exactly the pages that are booked as mapped."""
-        pages, _, sizes = self.table.leaves()
-        spans = [np.arange(page, page + (1 << 9 * size)) for page, size in zip(pages.tolist(), sizes.tolist(), strict=True)]
-        held = np.concatenate(spans) if spans else np.empty(0, np.int64)
-        expected = self.gvpns(np.flatnonzero(self.mapped))
-        assert np.array_equal(held, np.sort(expected)), "the guest table and the book of mapped pages differ"
-        assert self.mapped_pages == int(self.mapped.sum())

@@ -44,6 +44,7 @@ class Vcpus:
         *,
         every_ns: int,
         lifetime: bool,
+        most_accesses: int = NEVER,
         frequency_hz: int,
         load: tuple[tuple[int, float], ...],
     ) -> None:
@@ -54,11 +55,17 @@ class Vcpus:
         self.meter = meter
         self.lifetime = lifetime
         self.frequency = frequency_hz
+        self.most_accesses = most_accesses
+        """Accesses of a stratum at most: few, where every one is translated."""
         self.load = load
         self.load_now: float | None = None
         """Load that an event set, in place of the schedule's."""
         self.finished: Callable[[str], None] = lambda why: None
         """Called when the workload ends; set by whoever started it."""
+        self.is_busy = False
+        """Whether it should make progress now: it runs, and its load is not 0."""
+        self.waits_for = "nothing"
+        """What it waits for, in words."""
         self._every_ns = every_ns
         self._first_ns = min(int(rates.number("measure.first_stratum_ns")), every_ns)
         self._stratum_ns = self._first_ns
@@ -95,12 +102,13 @@ class Vcpus:
             return
         except VmLost:
             return
+        self.is_busy = False
         if vm.running:
             self.meter.close()
             self.finished("finished")
 
     def _lose(self, why: str) -> None:
-        self.vm.lost = why
+        self.vm.lost, self.is_busy = why, False
         self.meter.close()
         self.finished(why)
 
@@ -116,6 +124,7 @@ class Vcpus:
             self._changed = self.env.event()
             self.meter.new_epoch()
         load = self._load()
+        self.is_busy, self.waits_for = load > 0, "its accesses to be made"
         if load <= 0:
             yield self._changed | Pause(self.env, self._load_until() - self.env.now, Turn.VCPU)
             return
@@ -145,7 +154,7 @@ class Vcpus:
         span_ns = min(span_ns, max(self._load_until() - self.env.now, 1))
         per_access = self.meter.cycles_per_access
         rate = self.frequency * self.vm.description.vcpus * load / per_access / SECOND_NS
-        x1 = x0 + max(min(int(span_ns * rate), NEVER), 1)
+        x1 = x0 + max(min(int(span_ns * rate), self.most_accesses), 1)
         if self.workload.length is not None:
             x1 = min(x1, self.workload.length)
         if x0 < self.workload.begins:

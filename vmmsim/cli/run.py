@@ -106,7 +106,7 @@ def _simulated(
 ) -> Result:
     """Return the result of the simulation; an error that is ours leaves ``crash/`` and ends with exit 1."""
     from vmmsim.cli.run_progress import RunProgress
-    from vmmsim.simulation import simulate
+    from vmmsim.runs import simulate
 
     output.say_if_compiling()
     try:
