@@ -14,10 +14,11 @@ from vmmsim.decisions import CRASH_DECISIONS, NullRecorder, Recorder, Simulation
 from vmmsim.run_tables import COUNTERS, DECISIONS, OUTCOMES, WALKS, digest, digest_of, wrong_columns
 from vmmsim.translation.state import Count
 
-VMS_COLUMNS = (
-    "t_ns vm mode mode_wanted overhead overhead_low overhead_high progress resident_bytes balloon_bytes "
-    "balloon_target_bytes reusable_bytes shared_bytes swapped_bytes escaped_pages segment_bytes refs_per_walk"
-).split()
+VMS_COLUMNS = [
+    "t_ns", "vm", "mode", "mode_wanted", "overhead", "overhead_low", "overhead_high", "progress", "resident_bytes",
+    "balloon_bytes", "balloon_target_bytes", "reusable_bytes", "shared_bytes", "swapped_bytes", "escaped_pages",
+    "segment_bytes", "refs_per_walk",
+]  # fmt: skip
 HOST_COLUMNS = [
     "t_ns", "free_bytes", "largest_free_bytes", *(f"free_blocks_{order}" for order in range(11)), "unusable_2m",
     "page_table_bytes", "bad_frames", "moved_bytes",
@@ -31,7 +32,15 @@ def test_a_decision_is_kept_as_it_was_made_at_the_time_of_the_clock():
     recorder = Recorder(lambda: 7)
     first = recorder.decide("scenario", "balloon", vm="db", asked="8GiB", outcome="begun")
     second = recorder.decide(
-        "balloon", "inflate", vm="db", asked="8GiB", got="1GiB", outcome="partial", why="no more", cost_ns=3, cause=first
+        "balloon",
+        "inflate",
+        vm="db",
+        asked="8GiB",
+        got="1GiB",
+        outcome="partial",
+        why="no more",
+        cost_ns=3,
+        cause=first,
     )
     assert (first, second, len(recorder)) == (0, 1, 2)
     kept = recorder.decision(second)
@@ -76,7 +85,8 @@ def test_the_tables_have_exactly_the_columns_of_the_interface():
     assert list(tables) == ["vms", "host", "decisions", "walks"]
     assert tables["vms"].column_names == [*VMS_COLUMNS, "overhead_as_if_base", "overhead_as_if_guest_direct"]
     assert tables["host"].column_names == HOST_COLUMNS
-    assert tables["decisions"].column_names == "t_ns actor vm verb asked got outcome why cost_ns cause".split()
+    columns = ["t_ns", "actor", "vm", "verb", "asked", "got", "outcome", "why", "cost_ns", "cause"]
+    assert tables["decisions"].column_names == columns
     names = [count.name.lower() for count in Count]
     assert tables["walks"].column_names == ["vm", "mode", "level", *names, "references"]
 

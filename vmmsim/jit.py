@@ -37,8 +37,11 @@ OPTIONS: Final[dict[str, Any]] = {"error_model": "numpy", "nogil": True}
 INTERPRETED: Final = bool(config.DISABLE_JIT)
 """Whether ``NUMBA_DISABLE_JIT=1`` leaves kernels as the Python functions that they are."""
 
-_NO_KERNELS: Final = ("cli", "report", "studies", "actors", "data")
-"""Folders that hold no kernel, by an import contract: editing them leaves the cache valid."""
+_NO_KERNELS: Final = (
+    *("cli", "report", "studies", "actors", "data"),
+    *("decisions.py", "lives.py", "result.py", "result_check.py", "run_tables.py", "summary.py"),
+)
+"""Folders and modules that hold no kernel, by an import contract: editing them leaves the cache valid."""
 _KEEP_DAYS: Final = 30
 
 

@@ -96,7 +96,8 @@ def _orders(host: pa.Table, grid: Grid) -> Text:
         shares = np.array([share if share else np.nan for share in bytes_in], float)
         marks = levels(shares, float(np.nanmax(np.append(shares, 0))), unicode=grid.unicode)
         line.append(f"{name} ").append(f"[{marks}]", style=theme.FAINT).append("  ")
-    line.append("bytes in blocks of 4K ... 4M", style=theme.FAINT)
+    line.append("bytes, 4K to 4M", style=theme.FAINT)
+    line.truncate(grid.width)
     return line
 
 
