@@ -83,7 +83,7 @@ def contiguity_block(host: pa.Table, found: Mapping[str, Any], grid: Grid) -> li
     unusable = grid.means(start, end, _column(host, "unusable_2m"))
     if not np.isnan(unusable).all():
         first, last = _ends(unusable)
-        note = f"{100 * first:.0f} to {100 * last:.0f} %"
+        note = f"{100 * first:.0f} to {100 * last:.0f} %" if first != last else f"{100 * last:.0f} %"
         lines.append(_row("unusable 2M", levels(unusable, 1.0, unicode=grid.unicode), note, grid))
     return [*lines, _orders(host, grid)]
 
