@@ -5,7 +5,7 @@ Shares are fractions of 1, times nanoseconds, means weighted by work done. None:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,19 +29,21 @@ def summarize(tables: Mapping[str, pa.Table], end_ns: int) -> dict[str, Any]:
     """Return the summary of a run that ended at ``end_ns``: its VMs, its host and its decisions, as plain data."""
     decisions = tables["decisions"].to_pylist()
     walks = tables["walks"].to_pylist()
+    stalls = _stalls(decisions)
     return {
         "end_ns": end_ns,
-        "vm": {vm: of_vm(life, decisions, walks) for vm, life in lives(tables["vms"], end_ns).items()},
+        "vm": {
+            vm: of_vm(life, decisions, walks, stalls.get(vm, {})) for vm, life in lives(tables["vms"], end_ns).items()
+        },
         "host": of_host(tables["host"], decisions),
         "decisions": of_decisions(decisions),
     }
 
 
-def of_vm(life: Life, decisions: list[Row], walks: list[Row]) -> dict[str, Any]:
-    """Return the summary of one VM."""
+def of_vm(life: Life, decisions: list[Row], walks: list[Row], stalls: Mapping[str, int]) -> dict[str, Any]:
+    """Return the summary of one VM; ``stalls``: the time that decisions about it took, by verb."""
     counted = [row for row in walks if row["vm"] == life.vm and row["level"] == THE_VM]
     running_ns = int(life.span_ns[life.running].sum())
-    stalls = _stalls(life.vm, decisions)
     return {
         **_wish(life),
         "running_ns": running_ns,
@@ -52,7 +54,7 @@ def of_vm(life: Life, decisions: list[Row], walks: list[Row]) -> dict[str, Any]:
         "as_if": _as_if(life),
         "waiting": waiting(life),
         **repaid(life, decisions),
-        "stall_ns": stalls,
+        "stall_ns": dict(stalls),
         "stall_share": {verb: ns / running_ns for verb, ns in stalls.items()} if running_ns else {},
         "refs_per_walk": {row["mode"]: row["references"] / row["walks"] for row in counted if row["walks"]},
         "escapes": sum(row["escapes"] for row in counted),
@@ -185,13 +187,13 @@ def _getting_there(vm: str, until_ns: int, decisions: list[Row]) -> int:
     return cost
 
 
-def _stalls(vm: str, decisions: list[Row]) -> dict[str, int]:
-    """Return the time that decisions about ``vm`` took, by verb."""
-    stalls: Counter[str] = Counter()
+def _stalls(decisions: list[Row]) -> dict[str, Counter[str]]:
+    """Return, for each VM, the time that decisions about it took, by verb."""
+    stalls: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in decisions:
-        if row["vm"] == vm and row["cost_ns"]:
-            stalls[row["verb"]] += row["cost_ns"]
-    return dict(stalls)
+        if row["cost_ns"]:
+            stalls[row["vm"]][row["verb"]] += row["cost_ns"]
+    return stalls
 
 
 def of_host(host: pa.Table, decisions: list[Row]) -> dict[str, Any]:

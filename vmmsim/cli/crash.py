@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -19,7 +20,8 @@ CRASH: Final = Path("crash")
 def write_crash(error: Exception, scenario: Any, options: dict[str, Any], command: str) -> Path:
     """Write ``crash/`` and return its path: the resolved scenario, the seed, the last decisions and the traceback.
 
-    Its two files are ``crash.json`` and ``traceback.txt``. An older crash is replaced: it belongs to an older run.
+    Its two files are ``crash.json`` and ``traceback.txt``. An older crash is replaced, anything else of that name is
+    left alone. ``BadInput`` if nothing can be written.
     """
     from vmmsim.result import versions
 
@@ -34,17 +36,24 @@ def write_crash(error: Exception, scenario: Any, options: dict[str, Any], comman
         "decisions": [attrs.asdict(one) for one in decisions],
     }
     trace = "".join(traceback.format_exception(error))
-    with writing(CRASH):
+    place = _place()
+    with writing(place):
         draft = Path(tempfile.mkdtemp(prefix=".crash.", suffix=".part", dir="."))
         try:
             (draft / "crash.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
             (draft / "traceback.txt").write_text(trace, encoding="utf-8")
             draft.chmod(0o755)
-            shutil.rmtree(CRASH, ignore_errors=True)
-            draft.rename(CRASH)
+            shutil.rmtree(place, ignore_errors=True)
+            draft.rename(place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return CRASH
+    return place
+
+
+def _place() -> Path:
+    """Return ``crash``, or with a number after it the first that is not there or holds an older crash."""
+    names = itertools.chain([CRASH], (Path(f"{CRASH}-{number}") for number in itertools.count(2)))
+    return next(place for place in names if not place.exists() or (place / "crash.json").is_file())
 
 
 def _seed(scenario: Any) -> Any:

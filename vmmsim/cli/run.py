@@ -117,15 +117,22 @@ def _simulated(
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:  # a file that the user named
             raise
-        from vmmsim.cli.crash import write_crash
-
-        place = write_crash(error, scenario, options, command)
-        what = (
-            f"the run failed: {type(error).__name__}: {error}; {place} has all about it, and this repeats it: {command}"
-        )
-        output.report(BadInput(what), as_json=as_json)
+        output.report(BadInput(_crashed(error, scenario, options, command)), as_json=as_json)
         raise typer.Exit(1) from error
     return result
+
+
+def _crashed(error: Exception, scenario: Any, options: dict[str, Any], command: str) -> str:
+    """Write ``crash/``, and return what to say of the error."""
+    from vmmsim.cli.crash import write_crash
+
+    first = error.__cause__ or error
+    said = f"the run failed: {type(first).__name__}: {first}"
+    try:
+        place = write_crash(error, scenario, options, command)
+    except BadInput as bad:
+        return f"{said}; this repeats it: {command} ({bad})"
+    return f"{said}; {place} has all about it, and this repeats it: {command}"
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def names(vms: Sequence[str]) -> str:
         else:
             parts.append([vm])
     told = [name for part in parts for name in (part if len(part) < _MANY else [f"{part[0]} to {part[-1]}"])]
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    return " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
 
 
 def _next(vm: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ Row = Mapping[str, Any]
 
 MODE: Final = "mode"
 """The verb of decisions on modes."""
+CHANGES: Final = (MODE, "boot", "shutdown")
+"""Verbs after which a VM may have another mode."""
 NOTHING: Final = format_bytes(0)
 
 
@@ -22,12 +25,19 @@ class Reasons:
 
     def __init__(self, decisions: list[dict[str, Any]]) -> None:
         self.rows = decisions
+        self._changes: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in decisions:
+            if row["outcome"] in ("done", "partial") and (row["verb"] in CHANGES or row["got"] in MODES):
+                self._changes[row["vm"]].append(row)
 
-    def of_change(self, vm: str, t_ns: int, mode: str) -> Row | None:
-        """Return the decision that gave ``vm`` its ``mode`` at a time; None if there is none."""
-        then = [row for row in self.rows if row["vm"] == vm and row["t_ns"] == t_ns]
-        best = [row for row in then if row["verb"] == MODE and row["got"] == mode]
-        best = best or [row for row in then if row["verb"] == MODE] or then
+    def of_change(self, vm: str, since_ns: int, t_ns: int, mode: str) -> Row | None:
+        """Return the decision that gave ``vm`` its ``mode`` at a time; None if there is none.
+
+        since_ns   when the VM got the mode before; a decision may stand some time before the change that it makes
+        """
+        since = [row for row in self._changes[vm] if since_ns < row["t_ns"] <= t_ns]
+        then = [row for row in self._changes[vm] if row["t_ns"] == t_ns]
+        best = [row for row in since if row["got"] == mode] or then
         return best[-1] if best else None
 
     def why(self, row: Row | None) -> str:
@@ -47,8 +57,8 @@ class Reasons:
             last = [row for row in self.rows if row["vm"] == vm and row["outcome"] in ("refused", "failed", "aborted")]
             why_not = last[-1]["why"] or sentence(last[-1]) if last else ""
         for at in found["lost_ns"][:1]:
-            row = next((row for row in self.rows if (row["t_ns"], row["vm"], row["verb"]) == (at, vm, MODE)), None)
-            why_lost = (row["why"] or self.why(row)) if row else ""
+            then = [row for row in self._changes[vm] if row["t_ns"] == at]
+            why_lost = then[-1]["why"] or self.why(then[-1]) if then else ""
         return why_not, why_lost
 
 

@@ -58,7 +58,6 @@ def tell(result: Result, console: Console) -> None:
     """Print the page to a console: in colours on a terminal, plain elsewhere and under NO_COLOR."""
     unicode = console.encoding.lower().startswith("utf")
     for line in story(result, width=console.width, unicode=unicode):
-        line.rstrip()
         console.print(line, soft_wrap=True)
 
 
@@ -143,6 +142,7 @@ def _legend(all_lives: dict[str, Life], grid: Grid) -> Text:
             line.append(mark(mode, unicode=grid.unicode), style=look.colour)
             line.append(f" {look.label}   ", style=theme.FAINT)
     line.truncate(grid.width)
+    line.rstrip()
     return line
 
 

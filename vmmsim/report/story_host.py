@@ -83,7 +83,7 @@ def contiguity_block(host: pa.Table, found: Mapping[str, Any], grid: Grid) -> li
     unusable = grid.means(start, end, _column(host, "unusable_2m"))
     if not np.isnan(unusable).all():
         first, last = _ends(unusable)
-        note = f"{100 * first:.0f} to {100 * last:.0f} %"
+        note = f"{100 * first:.0f} to {100 * last:.0f} %" if first != last else f"{100 * last:.0f} %"
         lines.append(_row("unusable 2M", levels(unusable, 1.0, unicode=grid.unicode), note, grid))
     return [*lines, _orders(host, grid)]
 
@@ -96,7 +96,8 @@ def _orders(host: pa.Table, grid: Grid) -> Text:
         shares = np.array([share if share else np.nan for share in bytes_in], float)
         marks = levels(shares, float(np.nanmax(np.append(shares, 0))), unicode=grid.unicode)
         line.append(f"{name} ").append(f"[{marks}]", style=theme.FAINT).append("  ")
-    line.append("bytes in blocks of 4K ... 4M", style=theme.FAINT)
+    line.append("bytes, 4K to 4M", style=theme.FAINT)
+    line.truncate(grid.width)
     return line
 
 

@@ -150,7 +150,7 @@ def _changes(life: Life, reasons: Reasons, grid: Grid) -> list[Text]:
     for number, (before, after) in enumerate(kept):
         if len(kept) < len(changes) and number == CHANGES - 2:
             lines.append(Text(f"{'':{grid.label}}... {len(changes) - len(kept)} more changes"))
-        why = reasons.why(reasons.of_change(life.vm, after.start_ns, after.mode))
+        why = reasons.why(reasons.of_change(life.vm, before.start_ns, after.start_ns, after.mode))
         lines += _told(_change(before, after) + (f": {why}" if why else ""), grid, _when(after.start_ns, grid))
     return lines
 
