@@ -124,35 +124,31 @@ def _around(number: int, size: int) -> int:
 
 
 @inlined
-def shuffled(key: int, number: int, size: int, rows: int) -> int:
-    """Return where a shuffle of [0, size) puts ``number``; ``rows`` is ``rows_of(size)``.
+def _stirred(key: int, number: int, bound: int) -> int:
+    """Return a whole number of [0, bound) by three rounds of ``bits``: enough where four of them are put together."""
+    left, right = number & _LOW, key & _LOW
+    for turn in range(3):
+        product = _MULTIPLIER * left
+        left, right = ((product >> 32) + left) ^ ((key + turn * _WEYL) & _LOW) ^ right, product & _LOW
+    return scaled(left, right, bound)
 
-    Numbers stand in a table of ``rows``; each of four turns moves them along a row, or a column, by a distance drawn
-    for it. What lands beyond the end is moved again until it does not.
+
+@inlined
+def shuffled(key: int, number: int, size: int, rows: int) -> int:
+    """Return where a shuffle of [0, size) puts ``number``; ``rows`` is ``rows_of(size)``, and size < 2**31.
+
+    Numbers stand in a table of ``rows``; each of four turns moves all those of a column along it, or all those of a
+    row, by a distance drawn for it. What lands beyond the end is moved again until it does not.
     """
     columns = (size + rows - 1) // rows
     while True:
         row, column = number // columns, number % columns
         for turn in range(0, 4, 2):
-            row = _around(row + below(key, (turn << 32) + column, rows), rows)
-            column = _around(column + below(key, ((turn + 1) << 32) + row, columns), columns)
+            row = _around(row + _stirred(key + turn, column, rows), rows)
+            column = _around(column + _stirred(key + turn + 1, row, columns), columns)
         number = row * columns + column
         if number < size:
             return number
-
-
-@inlined
-def unshuffled(key: int, place: int, size: int, rows: int) -> int:
-    """Return the number that ``shuffled`` puts at ``place``."""
-    columns = (size + rows - 1) // rows
-    while True:
-        row, column = place // columns, place % columns
-        for turn in range(2, -1, -2):
-            column = _around(column - below(key, ((turn + 1) << 32) + row, columns) + columns, columns)
-            row = _around(row - below(key, (turn << 32) + column, rows) + rows, rows)
-        place = row * columns + column
-        if place < size:
-            return place
 
 
 def rows_of(size: int) -> int:

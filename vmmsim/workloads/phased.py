@@ -110,7 +110,7 @@ class Phased(ABC):
         if x0 < self.begins:
             begins = [0, *(int(end) * LINES for end in self._ends)]
             found += [
-                Scan(region.start, region.pages, begin, LINES)
+                Scan(region.start, region.pages, begin, LINES, region.pages, region.pages * LINES)
                 for region, begin in zip(self.regions, begins, strict=False)
             ]
         if x1 > self.begins:

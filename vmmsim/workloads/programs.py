@@ -20,8 +20,12 @@ from vmmsim.scenarios_folder import shipped_traces
 from vmmsim.translation.costs import Number
 from vmmsim.workloads.adapted import Adapted
 from vmmsim.workloads.drawing import key_of
+from vmmsim.workloads.graph500 import Graph500, Graph500Parameters
 from vmmsim.workloads.gups import Gups, GupsParameters
+from vmmsim.workloads.kernel_build import KernelBuild, KernelBuildParameters
+from vmmsim.workloads.memcached import Memcached, MemcachedParameters
 from vmmsim.workloads.recorded import TraceWorkload, held
+from vmmsim.workloads.web import Web, WebParameters
 
 if TYPE_CHECKING:
     from vmmsim.protocols import Workload
@@ -68,7 +72,11 @@ class _Program(NamedTuple):
 
 
 _MODELS: Final = {
+    "graph500": _Program(Graph500, Graph500Parameters),
     "gups": _Program(Gups, GupsParameters),
+    "kernel-build": _Program(KernelBuild, KernelBuildParameters),
+    "memcached": _Program(Memcached, MemcachedParameters),
+    "web": _Program(Web, WebParameters),
 }
 PROGRAMS: Final = tuple(_MODELS)
 """Names of the shipped programs."""

@@ -29,7 +29,7 @@ _SURE: Final = 45
 
 
 class Scan(NamedTuple):
-    """Pages [start, start + pages) that are written in ascending order."""
+    """Pages [start, start + pages) that are written in ascending order, in one go or in groups."""
 
     start: int
     """First gvpn."""
@@ -38,7 +38,28 @@ class Scan(NamedTuple):
     begin: int
     """Position at which the first is touched; may lie before the span that is asked about."""
     step: int
-    """Positions from one page to the next."""
+    """Positions from one page to the next, all of which touch the page."""
+    group: int
+    """Pages that are touched in a row, before other accesses come between."""
+    stride: int
+    """Positions from the first page of a group to the first of the next; at least group * step."""
+
+    def touched(self, x0: int, x1: int) -> tuple[int, int]:
+        """Return the pages [first, end) that are touched in [x0, x1)."""
+        first, end = self._before(x0, 0), self._before(x1, self.step - 1)
+        return self.start + first, self.start + max(first, end)
+
+    def _before(self, x: int, rounding: int) -> int:
+        """Return how many pages are done with before x, those that are begun among them if ``rounding`` is step - 1."""
+        groups, within = divmod(x - self.begin, self.stride)
+        count = groups * self.group + min((within + rounding) // self.step, self.group)
+        return min(max(count, 0), self.pages)
+
+    def when(self, pages: Pages) -> Pages:
+        """Return the position at which each of ``pages`` is first touched."""
+        groups, within = np.divmod(pages - self.start, self.group)
+        positions: Pages = self.begin + groups * self.stride + within * self.step
+        return positions
 
 
 class Mix(NamedTuple):
@@ -82,7 +103,7 @@ def touched_among(pieces: Sequence[Piece], pages: Pages, x0: int, x1: int, kind:
         if which.size == 0:
             continue
         if isinstance(piece, Scan):
-            first, end = _scanned(piece, x0, x1)
+            first, end = piece.touched(x0, x1)
             touched[which] |= (kind == 1) & (pages[which] >= first) & (pages[which] < end)
         else:
             rates, key, _, n = _drawing(piece, x0, x1, kind)
@@ -95,10 +116,8 @@ def touched_among(pieces: Sequence[Piece], pages: Pages, x0: int, x1: int, kind:
 def first_of_each(pages: Pages) -> Pages:
     """Return the distinct of ``pages``, int64[n], in the order of their first occurrence."""
     if pages.size > 1 << _TIME_BITS:
-        _, first = np.unique(pages, return_index=True)
-        first.sort()
-        distinct: Pages = pages[first]
-        return distinct
+        _, index = np.unique(pages, return_index=True)
+        return pages[np.sort(index)]
     # FAST PATH: same result without it; sorting numbers is many times faster than sorting by them.
     index_bits = max(int(pages.size - 1).bit_length(), 1)
     packed = (pages << index_bits) | np.arange(pages.size)
@@ -108,7 +127,8 @@ def first_of_each(pages: Pages) -> Pages:
     np.not_equal(page[1:], page[:-1], out=new[1:])
     index = packed[new] & ((1 << index_bits) - 1)
     index.sort()
-    return pages[index]
+    found: Pages = pages[index]
+    return found
 
 
 def _overlap(pieces: Sequence[Piece]) -> bool:
@@ -120,9 +140,8 @@ def _timed(piece: Piece, x0: int, x1: int, kind: int, base: int) -> Pages:
     """Return the pages of ``piece`` that are touched, each with its time in [x0, x1) in the bits above the page's."""
     scale = (1 << _TIME_BITS) / (x1 - x0)
     if isinstance(piece, Scan):
-        first, end = _scanned(piece, x0, x1) if kind else (0, 0)
-        pages = np.arange(first, end)
-        when = np.maximum(piece.begin + (pages - piece.start) * piece.step - x0, 0)
+        pages = np.arange(*piece.touched(x0, x1)) if kind else np.empty(0, np.int64)
+        when = np.maximum(piece.when(pages) - x0, 0)
         return ((when * scale).astype(np.int64) << _GVPN_BITS) | (pages - base)
     rates, key, begin, n = _drawing(piece, x0, x1, kind)
     least = float(rates.min()) * n
@@ -133,14 +152,6 @@ def _timed(piece: Piece, x0: int, x1: int, kind: int, base: int) -> Pages:
     times = np.empty(piece.pages, dtype=np.int64)
     count = _meet_all(key, piece.start, piece.pages, rates, n, base, begin - x0, scale, times)
     return times[:count]
-
-
-def _scanned(scan: Scan, x0: int, x1: int) -> tuple[int, int]:
-    """Return the pages [first, end) of ``scan`` that are touched in [x0, x1)."""
-    last = scan.start + scan.pages
-    first = scan.start + max(0, (x0 - scan.begin) // scan.step)
-    end = scan.start + max(0, -((scan.begin - x1) // scan.step))
-    return min(first, last), min(end, last)
 
 
 def _drawing(mix: Mix, x0: int, x1: int, kind: int) -> tuple[NDArray[np.float32], int, int, int]:
