@@ -87,6 +87,8 @@ ZONE: Final = np.dtype(
         ("defer_shift", np.int64, (PARTS,)),
         ("considered", np.int64, (PARTS,)),
         ("order_failed", np.int64, (PARTS,)),
+        # whether the next run forgets skip bits and places: the last one ended because the scanners met
+        ("flush_skip", np.int64, (PARTS,)),
     ],
     align=True,
 )
