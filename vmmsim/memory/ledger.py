@@ -151,7 +151,7 @@ class Memory(Measures):
         self.records["order"][wanted] = 0
 
     def drop_cache(self, count: int) -> int:
-        """Free up to ``count`` frames of page cache, lowest first from where the last call ended; return how many."""
+        """Free up to ``count`` frames of page cache, scattered as those used least lately are; return how many."""
         return int(bulk.drop_many(self.zone, self.words, self.blocks, count))
 
     def retire(self, frames: ArrayLike) -> None:
