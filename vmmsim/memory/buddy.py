@@ -220,8 +220,8 @@ def free_block(zone: Zone, words: Words, blocks: Blocks, frame: int, order: int)
 def link_range(zone: Zone, words: Words, blocks: Blocks, start: int, end: int) -> None:
     """Link [start, end), whose states are 0 and which was part of one block, as the fewest blocks. Counts no pages."""
     apart()
-    part, kind = part_of(zone, start), type_of(blocks, start)
     while start < end:
+        part, kind = part_of(zone, start), type_of(blocks, start)
         order = 0
         while order < MAX_ORDER and start & (1 << order) == 0 and start + (2 << order) <= end:
             order += 1

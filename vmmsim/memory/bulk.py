@@ -18,7 +18,7 @@ from vmmsim.memory.buddy import (
     pop_block,
     tag_of,
 )
-from vmmsim.memory.frames import ISOLATED, NOBODY, Kind
+from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK_ORDER, Kind
 from vmmsim.memory.zone import (
     ABSENT,
     BLOCK_WORDS,
@@ -29,6 +29,7 @@ from vmmsim.memory.zone import (
     ORDER_SHIFT,
     OWNER,
     PAGE,
+    READ_AHEAD,
     STATE,
     WORDS,
 )
@@ -94,6 +95,25 @@ def take_from_part(
 
 
 @kernel
+def take_blocks(
+    zone: Zone,
+    words: Words,
+    blocks: Blocks,
+    floors: NDArray[np.int64],
+    order: int,
+    kind: int,
+    owner: int,
+    pages: NDArray[np.int64],
+    out: NDArray[np.int64],
+) -> int:
+    """Do what take_many says, on arrays that are bare already."""
+    done = 0
+    if mobility(kind) == MOVABLE and zone.kernelcore < zone.frames:
+        done = take_from_part(zone, words, blocks, 1, floors[1], order, kind, owner, pages, out, done)
+    return take_from_part(zone, words, blocks, 0, floors[0], order, kind, owner, pages, out, done)
+
+
+@kernel
 def take_many(
     zone: Zone,
     words: Words,
@@ -113,11 +133,7 @@ def take_many(
 
     Return how many blocks were taken. Movable kinds come from the movable part first, others never.
     """
-    held, tags = bare(words), bare(blocks)
-    done = 0
-    if mobility(kind) == MOVABLE and zone.kernelcore < zone.frames:
-        done = take_from_part(zone, held, tags, 1, floors[1], order, kind, owner, pages, out, done)
-    return take_from_part(zone, held, tags, 0, floors[0], order, kind, owner, pages, out, done)
+    return take_blocks(zone, bare(words), bare(blocks), floors, order, kind, owner, pages, out)
 
 
 @inlined
@@ -227,27 +243,36 @@ def release_many(zone: Zone, words: Words, blocks: Blocks, frames: NDArray[np.in
             free_block(zone, held, tags, frame, 0)
 
 
+@inlined
+def free_one(zone: Zone, words: Words, blocks: Blocks, frame: int, order: int) -> None:
+    """Free a block of frames in use, all of the kind of the first."""
+    kind = kind_of(words, frame)
+    for at in range(frame, frame + (1 << order)):
+        count_kind(zone, blocks, at, kind, -1)
+        count_kind(zone, blocks, at, FREE, 1)
+        write(words, at, NOBODY, NOBODY, FREE)
+    free_block(zone, words, blocks, frame, order)
+
+
 @kernel
 def drop_many(zone: Zone, words: Words, blocks: Blocks, count: int) -> int:
-    """Free up to ``count`` frames of page cache, from where the last call ended; return how many."""
+    """Free up to ``count`` frames of page cache; return how many.
+
+    Reclaim goes by last use, not by place. The book knows no last use, so that chunks as long as one read-ahead are
+    visited in an order that scatters them all over memory, from where the last call ended.
+    """
     held, tags = bare(words), bare(blocks)
     dropped = 0
-    frame = zone.cache_next
-    looked = 0
-    while dropped < count and zone.kinds[CACHE] > 0 and looked < 2 * zone.frames:
-        if tags[BLOCK_WORDS * (frame >> 9) + CACHE_FRAMES] == 0:
-            step = 512 - (frame & 511)
-        else:
-            step = 1
-            if kind_of(held, frame) == CACHE and not mark_of(held, frame) & ISOLATED:
-                count_kind(zone, tags, frame, CACHE, -1)
-                count_kind(zone, tags, frame, FREE, 1)
-                write(held, frame, NOBODY, NOBODY, FREE)
-                free_block(zone, held, tags, frame, 0)
-                dropped += 1
-        looked += step
-        frame += step
-        if frame >= zone.frames:
-            frame = 0
-    zone.cache_next = frame
+    chunks = zone.frames // READ_AHEAD
+    for _ in range(chunks):
+        first = zone.cache_next * READ_AHEAD
+        if dropped == count or zone.kinds[CACHE] == 0:
+            break
+        if tags[BLOCK_WORDS * (first >> PAGEBLOCK_ORDER) + CACHE_FRAMES] > 0:
+            for frame in range(first, first + READ_AHEAD):
+                if dropped < count and kind_of(held, frame) == CACHE and not mark_of(held, frame) & ISOLATED:
+                    free_one(zone, held, tags, frame, 0)
+                    dropped += 1
+        if dropped < count:
+            zone.cache_next = (zone.cache_next + zone.cache_step) % chunks
     return dropped

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from vmmsim.memory.compaction import Compaction
+
 NONE: NDArray[np.int64] = np.empty(0, np.int64)
 USABLE = frozenset(Kind) - {Kind.FREE, Kind.HOLE, Kind.BAD}
 """Kinds that frames in use can have."""
@@ -57,6 +59,8 @@ class Memory(Measures):
     ) -> None:
         super().__init__(pages, name=name, kernelcore=kernelcore)
         self._next_token = 0
+        self.compaction: Compaction | None = None
+        """The run of ``compaction.compact`` that is not over."""
         start = 0
         for hole_start, hole_end in sorted(holes):
             self._add(start, hole_start)
@@ -147,7 +151,7 @@ class Memory(Measures):
         self.records["order"][wanted] = 0
 
     def drop_cache(self, count: int) -> int:
-        """Free up to ``count`` frames of page cache, lowest first from where the last call ended; return how many."""
+        """Free up to ``count`` frames of page cache, scattered as those used least lately are; return how many."""
         return int(bulk.drop_many(self.zone, self.words, self.blocks, count))
 
     def retire(self, frames: ArrayLike) -> None:
@@ -166,7 +170,7 @@ class Memory(Measures):
         if wrong >= 0:
             raise Busy(wanted[wrong : wrong + 1], self.holder(int(wanted[wrong])))
         bulk.isolate_many(self.zone, self.words, self.blocks, wanted)
-        return self._open(by, wanted)
+        return self.adopt(wanted, by)
 
     def isolate_range(self, start: int, end: int, by: str) -> Token:
         """Lease whole pageblocks: nothing is allocated in them, and what is free or freed there stays.
@@ -178,7 +182,7 @@ class Memory(Measures):
             raise ValueError(f"[{start}, {end}) is not whole pageblocks of {PAGEBLOCK} frames")
         self._check_lease(start, end, None)
         ranges.set_leased(self.zone, self.words, self.blocks, start, end, True)
-        return self._open(by, NONE, (start, end))
+        return self.adopt(NONE, by, (start, end))
 
     def commit(
         self,
@@ -197,7 +201,7 @@ class Memory(Measures):
         unsettled = kind is None and (self.records["kind"][token.frames] == Kind.FREE).any()
         if unsettled:
             raise ValueError(f"{token.by} holds free frames: commit(kind=...) must say what they become")
-        self._close(token)
+        self.close(token)
         if kind == Kind.FREE:
             used = self.records["kind"][token.frames] != Kind.FREE
             bulk.release_many(self.zone, self.words, self.blocks, token.frames)
@@ -207,11 +211,24 @@ class Memory(Measures):
 
     def release(self, token: Token) -> None:
         """End a change as if it had not begun: let go of what ``token`` holds."""
-        self._close(token)
+        self.close(token)
         if token.range is not None:
             ranges.set_leased(self.zone, self.words, self.blocks, *token.range, False)
         else:
             bulk.release_many(self.zone, self.words, self.blocks, token.frames)
+
+    def adopt(self, frames: NDArray[np.int64], by: str, span: tuple[int, int] | None = None) -> Token:
+        """Open a token for frames that a kernel has just isolated, or for the range ``span`` that it has leased."""
+        token = Token(number=self._next_token, by=by, frames=frames, range=span)
+        self._next_token += 1
+        self.tokens[token.number] = token
+        return token
+
+    def close(self, token: Token) -> None:
+        """Close an open token whose frames a kernel is about to settle."""
+        if self.tokens.get(token.number) is not token:
+            raise ValueError(f"the token of {token.by} is closed, or of another memory")
+        del self.tokens[token.number]
 
     # Memory that comes and goes
 
@@ -267,7 +284,7 @@ class Memory(Measures):
         mine = token is not None and token.range is not None and token.range[0] <= start and end <= token.range[1]
         if mine and token is not None and token.number in self.tokens:
             return
-        if ranges.any_leased(self.blocks, start, end):
+        if ranges.count_leased(self.blocks, start, end):
             raise Busy(np.arange(start, start + 1), self.holder(start, end))
 
     def _check_change(self, frames: NDArray[np.int64], *, order: int = 0) -> None:
@@ -297,17 +314,6 @@ class Memory(Measures):
             self._pages(pages, len(frames)),
             bulk.KEEP if kind is None else int(kind),
         )
-
-    def _open(self, by: str, frames: NDArray[np.int64], span: tuple[int, int] | None = None) -> Token:
-        token = Token(number=self._next_token, by=by, frames=frames, range=span)
-        self._next_token += 1
-        self.tokens[token.number] = token
-        return token
-
-    def _close(self, token: Token) -> None:
-        if self.tokens.get(token.number) is not token:
-            raise ValueError(f"the token of {token.by} is closed, or of another memory")
-        del self.tokens[token.number]
 
 
 assert len(USABLE) == KINDS - 3

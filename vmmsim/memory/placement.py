@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import attrs
 import numpy as np
 
-from vmmsim.memory import moves
+from vmmsim.memory import slots as moves
 from vmmsim.memory.frames import PAGEBLOCK
 
 if TYPE_CHECKING:

@@ -89,13 +89,14 @@ def move_blocks(zone: Zone, words: Words, blocks: Blocks, block: int, kind: int,
 
 
 @kernel
-def any_leased(blocks: Blocks, start: int, end: int) -> bool:
-    """Tell whether a pageblock of [start, end) is leased."""
+def count_leased(blocks: Blocks, start: int, end: int) -> int:
+    """Return how many of the pageblocks that [start, end) touches are leased."""
     tags = bare(blocks)
+    leased = 0
     for block in range(start >> PAGEBLOCK_ORDER, (end - 1 >> PAGEBLOCK_ORDER) + 1):
         if tags[BLOCK_WORDS * block + TAG] & LEASED:
-            return True
-    return False
+            leased += 1
+    return leased
 
 
 @kernel

@@ -11,6 +11,7 @@ ZONE_MOVABLE. Free lists, counts and watermarks are kept for each range: index `
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -57,6 +58,8 @@ SKIP: Final = 32
 TOP: Final = 1 << MAX_ORDER
 """Frames of the largest block."""
 PARTS: Final = 2
+READ_AHEAD: Final = 32
+"""Frames that page cache comes and goes by: Linux reads 128 KiB ahead by default (VM_READAHEAD_PAGES)."""
 NIL: Final = -1
 """End of a free list."""
 
@@ -77,7 +80,9 @@ ZONE: Final = np.dtype(
         # min, low, high of each part
         ("watermark", np.int64, (3, PARTS)),
         ("kinds", np.int64, (KINDS,)),
+        # chunks of READ_AHEAD frames are visited for dropping page cache: the next one, and the step after it
         ("cache_next", np.int64),
+        ("cache_step", np.int64),
         # how often: pageblocks claimed whole, pages stolen from another type's pageblock
         ("claims", np.int64),
         ("steals", np.int64),
@@ -87,6 +92,8 @@ ZONE: Final = np.dtype(
         ("defer_shift", np.int64, (PARTS,)),
         ("considered", np.int64, (PARTS,)),
         ("order_failed", np.int64, (PARTS,)),
+        # whether the next run forgets skip bits and places: the last one ended because the scanners met
+        ("flush_skip", np.int64, (PARTS,)),
     ],
     align=True,
 )
@@ -115,6 +122,11 @@ def allocate(pages: int, kernelcore: int | None) -> tuple[Zone, NDArray[Any], Bl
         zone.migrate_next[part] = start
         zone.free_next[part] = end
     zone.order_failed[:] = MAX_ORDER + 1
+    chunks = frames // READ_AHEAD
+    step = int(chunks * (math.sqrt(5) - 1) / 2)
+    while math.gcd(step, chunks) > 1:
+        step += 1
+    zone.cache_step = step
     blocks = np.zeros(frames // PAGEBLOCK * BLOCK_WORDS, np.int16)
     zone.kinds[Kind.HOLE] = frames
     blocks[TAG::BLOCK_WORDS] = int(MigrateType.MOVABLE) | ABSENT
