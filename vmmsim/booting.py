@@ -205,7 +205,7 @@ class Boot:
         guest.controller.wake()
         sim.vmm.depart(vm)
         sim.recorder.vm_row(name, mode="", resident_bytes=0, balloon_bytes=0, reusable_bytes=0, segment_bytes=0)
-        sim.recorder.decide("vmm", "end", vm=name, outcome="done", why=why)
+        sim.recorder.decide("vmm", "shutdown", vm=name, outcome="done", why=why)
 
 
 def lengths(measure: Measure) -> Lengths:

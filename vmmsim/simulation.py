@@ -139,7 +139,7 @@ class Simulation:
         for fault in sorted(drawn, key=lambda one: one.discovered_ns):
             yield Pause(self.env, fault.discovered_ns - int(self.env.now), Turn.FAULTS)
             if fault.permanent:
-                self.faults.strike(fault.frames(), what=f"{fault.mode}_fault", correctable=fault.correctable)
+                self.faults.strike(fault.frames(), what=fault.mode, correctable=fault.correctable)
                 self.series.record()
 
     def kill(self, vm: VirtualMachine, why: str) -> None:

@@ -361,7 +361,7 @@ class Verbs:
 
     def _fault(self, event: FaultEvent) -> Any:
         frames = self._struck(event)
-        self.sim.faults.strike(frames, what=f"{event.fault}_fault", correctable=event.correctable)
+        self.sim.faults.strike(frames, what=event.fault, correctable=event.correctable)
         self.sim.series.record()
         yield Pause(self.sim.env, 0, Turn.FAULTS)
 

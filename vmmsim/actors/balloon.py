@@ -46,6 +46,7 @@ class Balloon:
         self._deflate_ns = rates.number("balloon.deflate_page_ns")
         self._on_oom = int(rates.number("balloon.oom_pages"))
         guest_os.deflate = self.deflate_on_oom
+        guest_os.balloon_moved = self.moved
 
     def resizing(self, target_pages: int, *, patience_ns: int | None = None) -> Generator[Event, object, int]:
         """Move the balloon to ``target_pages``; return what it holds in the end.
@@ -125,6 +126,21 @@ class Balloon:
             why = f"{pages} pages short in the guest"
             self.recorder.decide("balloon", "deflate_on_oom", vm=self.vm.name, got=f"{count} pages", outcome="done", why=why)
         return count
+
+    def moved(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+        """Hold the gfns ``new`` in place of ``old``: each is inflated and deflated, two requests a page."""
+        vm = self.vm
+        self.guest_os.vmm.release(vm, new)
+        vm.held_pages -= int(np.count_nonzero(vm.under_vmm_segment(old)))
+        order = np.argsort(old)
+        for held in (self._held, self._exchanged):
+            for pages in held:
+                at = np.searchsorted(old, pages, sorter=order)
+                at[at == old.size] = 0
+                hit = old[order[at]] == pages
+                pages[hit] = new[order[at[hit]]]
+        self.requests += 2 * int(old.size)
+        vm.stall_ns["balloon migration"] += round(int(old.size) * (self._page_ns + self._deflate_ns))
 
     def check(self) -> None:
         """Recount: what the balloon holds is what the ledger says, each page once."""

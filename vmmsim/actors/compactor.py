@@ -9,8 +9,11 @@ from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.segment_builder import TURN_PAGES, SegmentBuilder
-from vmmsim.memory import compaction
+from vmmsim.memory import compaction_policy as policy
+from vmmsim.memory.compaction import Compaction as Run
+from vmmsim.memory.compaction import Mode
 from vmmsim.memory.frames import Kind
+from vmmsim.memory.moves import abandon, finish
 from vmmsim.memory.window import Infeasible
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
     from vmmsim.decisions import Recorder
+    from vmmsim.memory.moves import Moves
     from vmmsim.scenario import Compaction
 
 WITHOUT_BANDWIDTH: Final = 1 << 30
@@ -40,7 +44,7 @@ class Compactor:
         self.moved_pages = 0
         """Pages copied since time 0."""
         self._builders: dict[int, SegmentBuilder] = {}
-        self._in_flight: compaction.Moves | None = None
+        self._in_flight: Moves | None = None
         vmm.disrupt = self.disrupt
 
     @property
@@ -73,7 +77,7 @@ class Compactor:
         for builder in self._builders.values():
             builder.abandon_turn()
         if self._in_flight is not None:
-            compaction.abandon(self.vmm.host, self._in_flight)
+            abandon(self.vmm.host, self._in_flight)
             self._in_flight = None
 
     # In the background
@@ -81,19 +85,20 @@ class Compactor:
     def background(self) -> Generator[Event, object, None]:
         """Be kcompactd: look every 500 ms, start above the high mark, stop at the low one, back off without progress."""
         assert self.settings is not None
-        proactive = compaction.Proactive(self.settings.proactiveness)
-        host = self.vmm.host
-        while True:
-            yield Pause(self.env, proactive.wait_ns, Turn.COMPACTOR)
+        wanted, host, wait_ns = self.settings.proactiveness, self.vmm.host, policy.check_interval_ns()
+        while wanted:
+            yield Pause(self.env, wait_ns, Turn.COMPACTOR)
+            wait_ns = policy.check_interval_ns()
             score = host.fragmentation().score
-            if not proactive.should_start(score):
+            if not policy.should_begin(score, proactiveness=wanted):
                 continue
+            marks = policy.marks(wanted)
             row = self.recorder.decide(
-                "compactor", "compact", outcome="begun", why=f"score {score}, above {proactive.high_mark}"
+                "compactor", "compact", outcome="begun", why=f"score {score}, above {marks.high}"
             )
-            moved = yield from self._run(proactive.low_mark)
+            moved = yield from self._run(Run(host, mode=Mode.PROACTIVE, proactiveness=wanted))
             after = host.fragmentation().score
-            proactive.ended(score, after)
+            wait_ns = policy.next_check_ns(score, after)
             self.recorder.decide(
                 "compactor", "compact", got=f"{moved} pages", outcome="done", why=f"score {after}", cause=row,
                 cost_ns=copy_ns(moved, self.bandwidth),
@@ -101,25 +106,22 @@ class Compactor:
 
     def compacting(self) -> Generator[Event, object, int]:
         """Compact all of host memory once, as writing to compact_memory does; return pages moved."""
-        return (yield from self._run(None))
+        return (yield from self._run(Run(self.vmm.host, mode=Mode.ALL)))
 
-    def _run(self, low_mark: int | None) -> Generator[Event, object, int]:
-        """Let the scanners run until they meet, or the score is at the low mark."""
+    def _run(self, run: Run) -> Generator[Event, object, int]:
+        """Let the scanners run until they meet, or the score is at the low mark; return pages moved."""
         host, moved = self.vmm.host, 0
-        run = compaction.Run(host, low_mark=low_mark)
-        while True:
-            moves = run.plan(TURN_PAGES)
-            if not moves.old.size:
-                return moved
+        while len(moves := run.plan(TURN_PAGES)):
             self._in_flight = moves
-            yield Pause(self.env, copy_ns(int(moves.old.size), self.bandwidth), Turn.COMPACTOR)
+            yield Pause(self.env, copy_ns(len(moves), self.bandwidth), Turn.COMPACTOR)
             if self._in_flight is not moves:
                 continue
             self._in_flight = None
             self.carry_out(moves.old, moves.new)
-            compaction.finish(host, moves)
-            moved += int(moves.old.size)
-            self.moved_pages += int(moves.old.size)
+            finish(host, moves)
+            moved += len(moves)
+            self.moved_pages += len(moves)
+        return moved
 
     def carry_out(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
         """Let every VM's nested table say that its pages are in the new frames; the ledger's books follow."""

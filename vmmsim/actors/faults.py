@@ -46,8 +46,8 @@ class Faults:
         frames = frames[(book["kind"][frames] != Kind.BAD) & (book["kind"][frames] != Kind.HOLE)]
         row = self.recorder.decide(
             "faults",
-            what,
-            asked=f"{frames.size} frames",
+            "fault",
+            asked=f"{what}, {frames.size} frames",
             outcome="done",
             why="correctable" if correctable else "uncorrectable",
         )
@@ -100,7 +100,7 @@ class Faults:
         mode = vm.mode
         self.vmm.leave_segment(vm, "faults")
         self.recorder.decide(
-            "vmm", "leave_vmm_segment", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why, cause=cause
+            "vmm", "mode", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why, cause=cause
         )
 
     def _escape(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:

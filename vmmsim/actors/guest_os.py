@@ -11,6 +11,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.process import Process
+from vmmsim.actors.remapping import remap
 from vmmsim.actors.vm import BLOCK_PAGES, frames_of, memory_ranges
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
     from vmmsim.decisions import Recorder
-    from vmmsim.memory.compaction import Moves
     from vmmsim.protocols import Region, Workload
     from vmmsim.translation.engine import Engine
 
@@ -47,6 +47,8 @@ class GuestOs:
         self.thp = vm.description.thp == "always"
         self.deflate: Callable[[int], int] = lambda pages: 0
         """Gives pages back from the balloon when the guest is out of memory; set where the balloon driver is."""
+        self.balloon_moved: Callable[[NDArray[np.int64], NDArray[np.int64]], None] = lambda old, new: None
+        """Exchanges pages that the balloon holds for others; set where the balloon driver is."""
         self._fault_4k = int(rates.number("guest.fault_4k_ns"))
         self._fault_2m = int(rates.number("guest.fault_2m_ns"))
         self._migrate = int(rates.number("guest.migrate_4k_ns"))
@@ -219,29 +221,28 @@ class GuestOs:
 
     # Moving what is movable
 
-    def remap(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+    def move(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
         """Let whoever uses the frames ``old`` (int64[n]) use ``new`` instead: copied, mapped, invalidated.
 
-        To be called before the ledger moves their books. Cache pages are copied only. Charges the copies.
+        To be called before the ledger moves their books. Page cache and other processes' pages are copied only; a page
+        of the balloon is exchanged, at the price of two requests. Charges what it takes.
         """
         vm, book = self.vm, self.vm.guest.frames
-        self.vmm.back(vm, new)
+        given = book["kind"][old] == Kind.BALLOON
+        self.vmm.back(vm, new[~given])
+        if np.any(given):
+            self.balloon_moved(old[given], new[given])
         user = (book["kind"][old] == Kind.USER) & (book["owner"][old] == WORKLOAD)
         if np.any(user):
-            process = self._process
-            gvpns = process.gvpns(book["page"][old[user]].astype(np.int64))
-            sizes = process.table.mapped_sizes(gvpns)
-            large = np.unique(gvpns[sizes == 1] >> PAGEBLOCK_ORDER) << PAGEBLOCK_ORDER
-            process.table.split_many(large)
-            process.table.remap(gvpns, new[user])
-            self.invalidate(int(gvpns.min()), int(gvpns.max()) + 1)
-            vm.remapped_pages += int(gvpns.size) + PAGEBLOCK * int(large.size)
-            vm.flushes += -(-int(gvpns.size) // 32)
-        self.charge_copies(int(old.size))
+            self._move_mapped(book["page"][old[user]].astype(np.int64), new[user])
+        self.charge_copies(int(np.count_nonzero(~given)))
 
-    def move(self, moves: Moves) -> None:
-        """Carry out moves that the ledger has planned."""
-        self.remap(moves.old, moves.new)
+    def _move_mapped(self, numbers: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
+        vm, process = self.vm, self._process
+        gvpns = process.gvpns(numbers)
+        vm.remapped_pages += remap(process.table, gvpns, frames)
+        self.invalidate(int(gvpns.min()), int(gvpns.max()) + 1)
+        vm.flushes += -(-int(gvpns.size) // int(rates.number("vmm.moves_per_flush")))
 
     # Huge pages after the fact
 

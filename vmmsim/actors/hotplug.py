@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.blocking import said
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
-from vmmsim.memory.compaction import evacuate, finish
+from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import Kind
+from vmmsim.memory.moves import finish
 from vmmsim.scenario import LOW_BYTES
 
 if TYPE_CHECKING:
@@ -72,29 +74,32 @@ class Hotplug:
         """Offline gfns [start, end) and give their frames back; return "" or what is in the way (EBUSY)."""
         vm, guest = self.vm, self.vm.guest
         token = guest.isolate_range(start, end, "hotplug")
-        while True:
-            moves, blockers = evacuate(guest, start, end, pages=TURN_PAGES)
-            if blockers.count or (moves.old.size == 0 and moves.short):
-                if moves.old.size:
-                    self._carry_out(moves)
-                guest.release(token)
-                return blockers.said() if blockers.count else "no free memory elsewhere to move its pages to"
-            if not moves.old.size:
-                break
-            self._carry_out(moves)
-            yield Pause(self.env, self.guest_os.copies_ns(int(moves.old.size)), Turn.BALLOON)
+        why = yield from self._empty(start, end)
+        if why:
+            guest.release(token)
+            return why
         guest.remove(start, end, token=token)
         guest.release(token)
         vm.note_memory(start, end, False)
         vm.added_pages -= end - start
         self.guest_os.return_memmap(start, end)
-        self.guest_os.vmm.release(vm, np.arange(start, end, dtype=np.int64))
+        self.guest_os.vmm.unback(vm, np.arange(start, end, dtype=np.int64))
         yield Pause(self.env, self._unplug_ns * ((end - start) // BLOCK_PAGES), Turn.BALLOON)
         return ""
 
-    def _carry_out(self, moves: object) -> None:
-        self.guest_os.move(moves)  # type: ignore[arg-type]
-        finish(self.vm.guest, moves)  # type: ignore[arg-type]
+    def _empty(self, start: int, end: int) -> Generator[Event, object, str]:
+        """Move all that is in a leased range elsewhere; return "" or what is in the way."""
+        guest, at = self.vm.guest, start
+        while self.vm.running:
+            moves, blockers = evacuate(guest, at, end, pages=TURN_PAGES)
+            if len(moves):
+                self.guest_os.move(moves.old, moves.new)
+                finish(guest, moves)
+                at = moves.next
+            if blockers or not len(moves):
+                return said(blockers)
+            yield Pause(self.env, self.guest_os.copies_ns(len(moves)), Turn.BALLOON)
+        return "the VM is gone"
 
     def last_blocks(self) -> list[tuple[int, int]]:
         """Return the memory blocks there are, highest first."""

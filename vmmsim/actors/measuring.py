@@ -190,5 +190,5 @@ class Meter:
         self._closed = True
         self.write_row()
         for cause, ns in self.stalls_ns.items():
-            self.recorder.decide("vcpu", "stall", vm=self.vm.name, asked=cause, outcome="done", cost_ns=ns)
+            self.recorder.decide("vcpu", cause.replace(" ", "_"), vm=self.vm.name, outcome="done", cost_ns=ns)
 

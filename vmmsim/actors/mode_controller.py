@@ -101,7 +101,7 @@ class ModeController:
     def want(self, mode: str, *, cause: int = -1) -> None:
         """Want another mode from now on (P2)."""
         self.vm.mode_wanted = mode
-        self.recorder.decide("mode", "want", vm=self.vm.name, asked=mode, got=self.vm.mode, outcome="begun", cause=cause)
+        self.recorder.decide("mode_controller", "want", vm=self.vm.name, asked=mode, got=self.vm.mode, outcome="begun", cause=cause)
         self.wake()
 
     def hold(self, priority: Priority, for_ns: int) -> None:
@@ -155,18 +155,18 @@ class ModeController:
         if vm.vmm_segment is not None and not wanted_vmm:
             self.guest_os.vmm.leave_segment(vm, "mode")
         if vm.mode != before:
-            self.recorder.decide("mode", "change", vm=vm.name, asked=vm.mode_wanted, got=vm.mode, outcome="done", why="asked for")
+            self.recorder.decide("mode_controller", "mode", vm=vm.name, asked=vm.mode_wanted, got=vm.mode, outcome="done", why="asked for")
 
     def _tell(self, what: str, attempt: Attempt) -> bool:
         """Record how an attempt ended, a repeated refusal once; return whether trying again is no use."""
         vm = self.vm
         if attempt.won:
             self._said.pop(what, None)
-            self.recorder.decide("mode", "change", vm=vm.name, asked=vm.mode_wanted, got=vm.mode, outcome="done", why=attempt.why)
+            self.recorder.decide("mode_controller", "mode", vm=vm.name, asked=vm.mode_wanted, got=vm.mode, outcome="done", why=attempt.why)
         elif self._said.get(what) != attempt.why:
             self._said[what] = attempt.why
             outcome = "refused" if attempt.hopeless else "failed"
-            self.recorder.decide("mode", "gain", vm=vm.name, asked=what, got=vm.mode, outcome=outcome, why=attempt.why)  # type: ignore[arg-type]
+            self.recorder.decide("mode_controller", "gain", vm=vm.name, asked=what, got=vm.mode, outcome=outcome, why=attempt.why)  # type: ignore[arg-type]
         return attempt.won or attempt.hopeless
 
     # The guest segment

@@ -19,7 +19,7 @@ from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, runs_of
 from vmmsim.addresses import write_bytes, write_duration
-from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.memory.placement import Batch, Placement
 from vmmsim.memory.window import Choice, Infeasible, choose
 
@@ -171,7 +171,7 @@ class SegmentBuilder:
     def _evict_some(self, old: NDArray[np.int64]) -> Generator[Event, object, str]:
         if not (yield from self._copying(old)):
             return ""
-        new = self.host.take(int(old.size), kind=Kind.USER, owner=0, floor=0)
+        new = self.host.take(int(old.size), kind=Kind.USER, floor=0)
         if new.size < old.size:
             self.host.give_back(new)
             return f"{old.size - new.size} free frames short outside the window"
@@ -232,7 +232,7 @@ class SegmentBuilder:
         return bool(np.all(spare | free)) and bool(np.all(self.vm.nested.translate(gfns) == source))
 
     def _lend(self, placement: Placement) -> bool:
-        frames = self.host.take(1, kind=Kind.USER, owner=0, floor=0)
+        frames = self.host.take(1, kind=Kind.USER, floor=0)
         if not frames.size:
             return False
         self._spares.append(int(frames[0]))
@@ -241,7 +241,7 @@ class SegmentBuilder:
 
     def _return_spares(self) -> None:
         book = self.host.frames
-        unused = [frame for frame in self._spares if book["owner"][frame] == 0 and book["kind"][frame] == Kind.USER]
+        unused = [frame for frame in self._spares if book["owner"][frame] == NOBODY and book["kind"][frame] == Kind.USER]
         self.host.give_back(np.array(unused, np.int64))
         self._spares.clear()
 
@@ -256,14 +256,9 @@ class SegmentBuilder:
         host.assign(frames, owner=vm.number, pages=gfns)
         released = batch.released()
         lent = np.isin(released, spares)
-        host.assign(released[lent], owner=0, pages=-1)
+        host.assign(released[lent], owner=NOBODY, pages=NOBODY)
         host.give_back(released[~lent])
-        if batch.pages_each == PAGEBLOCK and bool(np.all(vm.nested.mapped_sizes(batch.gfn) == 1)):
-            vm.nested.remap(gfns[::PAGEBLOCK], frames[::PAGEBLOCK], size=1)
-            vm.remapped_pages += int(gfns.size)
-            self.vmm.flush(vm)
-        else:
-            self.vmm.move(vm, gfns, frames)
+        self.vmm.move(vm, gfns, frames)
         vm.flushes += -(-batch.copies // self._batch)
 
     # Absent pages

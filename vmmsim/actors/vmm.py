@@ -13,6 +13,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.costs import rendezvous_ns
+from vmmsim.actors.remapping import remap
 from vmmsim.actors.vm import frames_of
 from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
@@ -302,14 +303,8 @@ class Vmm:
         vm.changed("filter")
 
     def move(self, vm: VirtualMachine, gfns: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
-        """Let the nested table send ``gfns``, which are mapped, to ``frames``: split large leaves, remap, flush."""
-        sizes = vm.nested.mapped_sizes(gfns)
-        large = np.unique(gfns[sizes == 1] >> PAGEBLOCK_ORDER) << PAGEBLOCK_ORDER
-        if large.size:
-            vm.nested.split_many(large)
-            vm.remapped_pages += int(large.size) * PAGEBLOCK
-        vm.nested.remap(gfns, frames)
-        vm.remapped_pages += int(gfns.size)
+        """Let the nested table send ``gfns``, which are mapped, to ``frames``, and flush: one batch."""
+        vm.remapped_pages += remap(vm.nested, gfns, frames)
         vm.remembered_moves += int(gfns.size)
         self.flush(vm)
 
