@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vmmsim.translation.page_table import DIRTY, EXECUTABLE, WRITABLE, Leaf
 from vmmsim.translation.state import (
     CACHE_PART,
@@ -91,6 +93,17 @@ def contents(machine: Machine, core: Core, cells: Cells, names: dict[int, Name],
             number: [key - 1 for key, _ in entries] for number, entries in _sets(core, cells, CACHE_PART + index, 1)
         }
     return told
+
+
+def entries_of_size(core: Core, cells: Cells, group: int, size: int) -> int:
+    """Return how many entries of ``size`` a group of TLBs holds, without looking at each in turn."""
+    part = 3 * group + size
+    start, ways = int(core.part_start[part]), int(core.part_ways[part])
+    if ways == 0:
+        return 0
+    sets = cells[start : start + (int(core.part_mask[part]) + 1) * 2 * ways].reshape(-1, 2, ways)
+    keys = sets[:, 0]
+    return int(np.count_nonzero((keys != EMPTY) & (keys >> SIZE_SHIFT & 3 == size) & (keys >> NESTED_SHIFT & 1 == 0)))
 
 
 def _table(key: int, value: int, first: int, names: dict[int, Name], eptps: dict[int, int]) -> tuple[Any, ...]:

@@ -332,6 +332,11 @@ class Engine:
             dropped += invalidate.sweep(held.record, held.cells, marks, ranges)
         return int(dropped)
 
+    def entries(self, group: int, size: int, *, core: int = 0) -> int:
+        """Return how many entries of a page size a group of TLBs (state.L1_DATA, ..., state.L2) holds."""
+        held = self._cores[core]
+        return audit.entries_of_size(held.record, held.cells, group, size)
+
     # Audit
 
     def contents(self, *, core: int = 0) -> dict[str, dict[int, list[Any]]]:
