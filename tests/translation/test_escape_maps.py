@@ -66,4 +66,4 @@ def test_a_map_says_of_each_block_whether_the_filter_hits_a_page_of_it(bits: int
             assert said == (block in expected)
             hit, clear = hit + said, clear + 1 - said
     assert hit >= 3
-    assert clear >= 3 or bits < 32
+    assert clear >= 3 or bits < 32 or INTERPRETED

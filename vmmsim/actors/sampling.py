@@ -55,7 +55,7 @@ class _Job:
 
 @attrs.frozen(kw_only=True)
 class _Told:
-    """A run's counts, cumulative, a row for each of its ``ends``; the accesses measured begin where row ``first`` ends."""
+    """A run's counts, cumulative, a row for each of its ends; the accesses measured begin where row ``first`` ends."""
 
     ends: NDArray[np.int64]
     first: int
@@ -261,7 +261,7 @@ class Sampler:
         return int(count[Count.L2_MISSES]) - before
 
     def _held_by_l1_alone(self, core: int) -> int:
-        """Return how many entries of sizes that the L2 TLB does not hold the L1 TLB does: ``cold_fills`` leaves them out."""
+        """Return how many entries of sizes that the L2 TLB lacks the L1 TLB holds: ``cold_fills`` leaves them out."""
         cut = self.engine.record(core=core).cut
         sizes = [size for size in range(3) if cut[L1_DATA, size] == size != cut[L2, size]]
         return sum(self.engine.entries(L1_DATA, size, core=core) for size in sizes)
