@@ -15,7 +15,7 @@ import attrs
 
 from vmmsim.addresses import PAGE_BYTES, write_bytes, write_duration
 from vmmsim.errors import BadInput
-from vmmsim.hints import hint, shown
+from vmmsim.hints import did_you_mean, hint, shown
 from vmmsim.scenario_events import (
     EVENTS,
     BalloonEvent,
@@ -380,10 +380,20 @@ class Workload:
             check_pages(self.footprint_bytes, "footprint")
         if self.trace is None and self.repeat:
             raise BadInput("only a trace ends and can be repeated", path="repeat")
+        if self.trace is not None and self.footprint_bytes is not None:
+            raise BadInput("a trace has the footprint that it was recorded with; remove this key", path="footprint")
+        self._check_parameters()
         for n in range(1, len(self.load)):
             if self.load[n].at_ns <= self.load[n - 1].at_ns:
                 at = write_duration(self.load[n].at_ns)
                 raise BadInput(f"{at} does not come after the step before it", path=f"load[{n}]")
+
+    def _check_parameters(self) -> None:
+        """Refuse keys that were meant to be others; a user's own code may call its arguments what it likes."""
+        known = ("trace", "repeat", "load") if self.trace else ("name", "footprint", "load")
+        for key in self.parameters if self.use is None else ():
+            if self.trace is not None or did_you_mean(key, known):
+                raise BadInput(f"unknown key {shown(key)}{hint(key, known)}")
 
     @property
     def has_primary_region(self) -> bool:

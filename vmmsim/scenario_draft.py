@@ -121,7 +121,7 @@ class _Reader:
         if "host" not in self.data:
             self.found.append(Mistake("", '"host" is missing; write e.g. [host] and memory = "96GiB"', ""))
         if self.data.get("vm", {}) == {}:
-            self.found.append(Mistake("", 'a scenario needs at least one VM; write e.g. [vm.db] and memory = "8GiB"', ""))
+            self.found.append(Mistake("", 'no VM; a scenario needs one, e.g. [vm.db] and memory = "8GiB"', ""))
 
     def table(self, key: str, cls: type[Any], default: Any) -> Any:
         """Return the description of class ``cls`` in a table of its own; None if it is wrong."""

@@ -114,7 +114,9 @@ def mistakes(cls: type[T], data: object, path: str = "") -> T | list[Mistake]:
 def in_order(found: list[Mistake], data: object) -> list[Mistake]:
     """Return ``found`` in the order of ``data``: what is not in it stands where the nearest table above it does."""
     position = {path: n for n, path in enumerate(_paths(data, ""))}
-    return sorted(found, key=lambda mistake: next(position[path] for path in _upwards(mistake.place) if path in position))
+    return sorted(
+        found, key=lambda mistake: next(position[path] for path in _upwards(mistake.place) if path in position)
+    )
 
 
 def unstructure(description: object) -> dict[str, Any]:
