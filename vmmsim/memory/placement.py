@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import attrs
 import numpy as np
 
-from vmmsim.memory import slots as moves
+from vmmsim.memory import filling
 from vmmsim.memory.frames import PAGEBLOCK
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Batch:
     """Copies to be made, in order; ``pages_each`` pages to a line."""
 
     gfn: NDArray[np.int64]
-    """int64[k]: the (first) page that moves."""
+    """int64[k]: the (first) page that filling."""
     source: NDArray[np.int64]
     """int64[k]: the (first) hfn that it is at."""
     target: NDArray[np.int64]
@@ -127,11 +127,11 @@ class Placement:
         self._flags = np.zeros(pages, np.uint8)
         self._leaves, self._room = np.zeros(blocks, np.uint8), np.zeros(blocks, np.int16)
         self._escaped = np.unique(np.asarray(escaped, np.int64)) - base
-        self._flags[self._escaped] = moves.ESCAPED
-        self.misplaced, self.absent, self.foreign = moves.settle(
+        self._flags[self._escaped] = filling.ESCAPED
+        self.misplaced, self.absent, self.foreign = filling.settle(
             self._backing, self._occupant, self._flags, self._room, self.start, self._lead, free
         )
-        moves.find_leaves(self._backing, self._flags, self._leaves, self.start, self._lead)
+        filling.find_leaves(self._backing, self._flags, self._leaves, self.start, self._lead)
         self._queue, self._leaf_queue = np.empty(64, np.int32), np.empty(64, np.int32)
         self._queued = np.zeros(2, np.int64)
         self._cursors = np.zeros(2, np.int64)
@@ -175,9 +175,9 @@ class Placement:
     def freed(self, frames: NDArray[np.integer]) -> None:
         """Note that eviction has freed ``frames`` of the window."""
         slots = np.asarray(frames, np.int64) - self.start
-        assert np.all(self._occupant[slots] == moves.FOREIGN), "only others' frames are evicted"
-        self._occupant[slots] = moves.VACANT
-        self.foreign -= int(np.count_nonzero(self._flags[slots] & moves.ESCAPED == 0))
+        assert np.all(self._occupant[slots] == filling.FOREIGN), "only others' frames are evicted"
+        self._occupant[slots] = filling.VACANT
+        self.foreign -= int(np.count_nonzero(self._flags[slots] & filling.ESCAPED == 0))
         block = (slots - self._lead) // PAGEBLOCK
         whole = (slots >= self._lead) & (block < self._room.size)
         np.add.at(self._room, block[whole], 1)
@@ -197,11 +197,11 @@ class Placement:
     def _change(self, page: int, frame: int) -> None:
         slot, before = frame - self.start, int(self._backing[page])
         inside = frame >= 0 and 0 <= slot < self._backing.size
-        assert not inside or self._occupant[slot] == moves.VACANT, "a page can only come to a vacant frame"
-        if not self._flags[page] & moves.ESCAPED:
+        assert not inside or self._occupant[slot] == filling.VACANT, "a page can only come to a vacant frame"
+        if not self._flags[page] & filling.ESCAPED:
             self.absent += (frame < 0) - (before < 0)
             self.misplaced += (frame >= 0 and slot != page) - (before >= 0 and before != self.start + page)
-        moves.move(self._backing, self._occupant, self._room, self.start, self._lead, page, before, frame)
+        filling.move(self._backing, self._occupant, self._room, self.start, self._lead, page, before, frame)
         self._spend(np.array([before]), np.array([frame]), 1)
         self._recognise(page)
         self._enqueue(np.array([before - self.start, page]))
@@ -212,22 +212,22 @@ class Placement:
         if page < self._lead or block >= self._leaves.size:
             return
         first = self._lead + block * PAGEBLOCK
-        if moves.is_leaf(self._backing, self._flags, self.start, first):
-            self._leaves[block] |= moves.LEAF
-        elif self._leaves[block] & moves.LEAF:
+        if filling.is_leaf(self._backing, self._flags, self.start, first):
+            self._leaves[block] |= filling.LEAF
+        elif self._leaves[block] & filling.LEAF:
             self._split(block)
 
     def escape(self, gfns: Iterable[int]) -> None:
         """Let more pages escape: they will live outside the window, and their slots stay empty."""
         for gfn in gfns:
             page = int(gfn) - self.base
-            if self._flags[page] & moves.ESCAPED:
+            if self._flags[page] & filling.ESCAPED:
                 continue
-            self._flags[page] |= moves.ESCAPED
+            self._flags[page] |= filling.ESCAPED
             at = int(self._backing[page])
             self.absent -= at < 0
             self.misplaced -= at >= 0 and at != self.start + page
-            self.foreign -= int(self._occupant[page]) == moves.FOREIGN
+            self.foreign -= int(self._occupant[page]) == filling.FOREIGN
             self._recognise(page)
             self._escaped = np.append(self._escaped, page)
         self._leaving = self._must_leave()
@@ -238,7 +238,7 @@ class Placement:
         slots = self._backing[self._escaped] - self.start
         inside = (self._backing[self._escaped] >= 0) & (slots >= 0) & (slots < self._backing.size)
         pages, slots = self._escaped[inside], slots[inside]
-        must = (slots == pages) | (self._flags[slots] & moves.ESCAPED == 0)
+        must = (slots == pages) | (self._flags[slots] & filling.ESCAPED == 0)
         return [int(page) for page in pages[must]]
 
     # Batches
@@ -257,7 +257,7 @@ class Placement:
         found = self._leave(most) or self._leaf_moves(most) or self._page_moves(most)
         if found or not self.left:
             return found
-        while (block := moves.find_split(self._leaves, self._room, self._split_cursor)) >= 0:
+        while (block := filling.find_split(self._leaves, self._room, self._split_cursor)) >= 0:
             if not split:
                 self.waits_for = "split"
                 return _EMPTY
@@ -279,7 +279,7 @@ class Placement:
 
     def _leaf_moves(self, most: int) -> Batch:
         out = np.empty((max(most // PAGEBLOCK, 1), 3), np.int64)
-        count, looked, cursor = moves.plan_leaves(
+        count, looked, cursor = filling.plan_leaves(
             self._backing, self._leaves, self._room, self.start, self._lead,
             self._leaf_queue, self._queued[1], self._cursors[1], out,
         )  # fmt: skip
@@ -287,7 +287,7 @@ class Placement:
 
     def _page_moves(self, most: int) -> Batch:
         out = np.empty((most, 3), np.int64)
-        count, looked, cursor = moves.plan_pages(
+        count, looked, cursor = filling.plan_pages(
             self._backing, self._occupant, self._flags, self._leaves, self.start, self._lead,
             self._queue, self._queued[0], self._cursors[0], out,
         )  # fmt: skip
@@ -303,7 +303,7 @@ class Placement:
         if block is not None and (found := self._leaf_cycle(block.first)):
             return found
         out = np.empty((most, 3), np.int64)
-        count, cycles, self._cycle_cursor = moves.plan_cycles(
+        count, cycles, self._cycle_cursor = filling.plan_cycles(
             self._backing, self._occupant, self._flags, self._leaves, self.start, self._lead,
             self._cycle_cursor, spare.first, out,
         )  # fmt: skip
@@ -312,7 +312,7 @@ class Placement:
 
     def _leaf_cycle(self, spare: int) -> Batch:
         seen = np.zeros(self._leaves.size, np.uint8)
-        block = moves.find_leaf_cycle(self._occupant, self._leaves, self._lead, seen)
+        block = filling.find_leaf_cycle(self._occupant, self._leaves, self._lead, seen)
         if block < 0:
             return _EMPTY
         slot = self._lead + block * PAGEBLOCK
@@ -340,7 +340,7 @@ class Placement:
         self._open = None
         count = len(batch) if done is None else done
         lines = np.stack((batch.gfn - self.base, batch.source, batch.target), axis=1)[:count]
-        self.misplaced -= moves.carry_out(
+        self.misplaced -= filling.carry_out(
             self._backing, self._occupant, self._leaves, self._room, self.start, self._lead, lines, batch.pages_each
         )
         if count == len(batch):
@@ -378,14 +378,14 @@ class Placement:
 
     def _looked_at(self, batch: Batch) -> None:
         """Take from the queues what planning ``batch`` looked at, and move the cursors on."""
-        queues = ((self._flags, self._queue, moves.QUEUED), (self._leaves, self._leaf_queue, moves.LISTED))
+        queues = ((self._flags, self._queue, filling.QUEUED), (self._leaves, self._leaf_queue, filling.LISTED))
         for i, (marks, queue, bit) in enumerate(queues):
-            self._queued[i] = moves.dequeue(marks, queue, self._queued[i], batch._looked[i], bit)
+            self._queued[i] = filling.dequeue(marks, queue, self._queued[i], batch._looked[i], bit)
         self._cursors[:] = batch._cursors
 
     def _split(self, block: int) -> None:
         """Take the leaf of ``block`` apart: its pages move one by one."""
-        self._leaves[block] &= moves.LISTED
+        self._leaves[block] &= filling.LISTED
         first = self._lead + int(block) * PAGEBLOCK
         self._enqueue(np.arange(first, first + PAGEBLOCK))
 
@@ -395,7 +395,7 @@ class Placement:
             queue = getattr(self, name)
             if self._queued[i] + slots.size > queue.size:
                 setattr(self, name, np.resize(queue, 2 * (int(self._queued[i]) + slots.size)))
-        moves.enqueue(
+        filling.enqueue(
             self._backing, self._occupant, self._flags, self._leaves, self._room, self._lead,
             slots, self._cursors, self._queue, self._leaf_queue, self._queued,
         )  # fmt: skip
@@ -408,7 +408,7 @@ class Placement:
         out = np.empty(most, np.int64)
         count = 0
         for _ in range(2):
-            count, self._absent_cursor = moves.absent_slots(
+            count, self._absent_cursor = filling.absent_slots(
                 self._backing, self._occupant, self._flags, self._absent_cursor, out
             )
             if count or not self.absent:
@@ -419,7 +419,7 @@ class Placement:
     def check(self) -> None:
         """Recount everything from the pages and slots; ``AssertionError`` names what does not agree."""
         n, backing, occupant = self._backing.size, self._backing.astype(np.int64), self._occupant
-        escaped = self._flags & moves.ESCAPED != 0
+        escaped = self._flags & filling.ESCAPED != 0
         slots = backing - self.start
         inside = (backing >= 0) & (slots >= 0) & (slots < n)
         assert np.array_equal(occupant[slots[inside]], np.flatnonzero(inside)), "each page is in the slot it is at"
@@ -428,11 +428,11 @@ class Placement:
         out_of_place = (backing >= 0) & (slots != np.arange(n)) & ~escaped
         assert self.misplaced == np.count_nonzero(out_of_place)
         assert self.absent == np.count_nonzero((backing < 0) & ~escaped)
-        assert self.foreign == np.count_nonzero((occupant == moves.FOREIGN) & ~escaped)
+        assert self.foreign == np.count_nonzero((occupant == filling.FOREIGN) & ~escaped)
         whole = occupant[self._lead : self._lead + self._room.size * PAGEBLOCK].reshape(-1, PAGEBLOCK)
-        assert np.array_equal(self._room, np.count_nonzero(whole == moves.VACANT, axis=1)), "vacant slots of each block"
+        assert np.array_equal(self._room, np.count_nonzero(whole == filling.VACANT, axis=1)), "vacant slots of each block"
         assert self._leaving == self._must_leave()
-        wanting = (occupant == moves.VACANT) & out_of_place
-        reachable = (np.arange(n) >= self._cursors[0]) | (self._flags & moves.QUEUED != 0)
-        reachable[self._lead : self._lead + whole.size] |= np.repeat(self._leaves & moves.LEAF != 0, PAGEBLOCK)
+        wanting = (occupant == filling.VACANT) & out_of_place
+        reachable = (np.arange(n) >= self._cursors[0]) | (self._flags & filling.QUEUED != 0)
+        reachable[self._lead : self._lead + whole.size] |= np.repeat(self._leaves & filling.LEAF != 0, PAGEBLOCK)
         assert np.all(reachable[wanting]), "no vacant slot whose page is elsewhere is forgotten"
