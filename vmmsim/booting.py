@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-
 import numpy as np
 
 from vmmsim.actors import io_gap
 from vmmsim.actors.balloon import Balloon
 from vmmsim.actors.clock import Pause, Turn
-from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.guest import Guest
 from vmmsim.actors.guest_churn import GuestChurn
 from vmmsim.actors.guest_compactor import GuestCompactor
@@ -30,9 +28,10 @@ from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES, VirtualMachine, memory_rang
 from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import write_bytes
 from vmmsim.errors import Refused
-from vmmsim.memory.ageing import age
+from vmmsim.memory.ageing import live_in
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
+from vmmsim.translation.escape_filter import random_filter
 from vmmsim.workloads.programs import build
 
 if TYPE_CHECKING:
@@ -73,7 +72,9 @@ class Boot:
         if description.io_gap == "reclaim" and vm.running:
             yield from self.reclaim_io_gap(guest)
         if vm.running:
-            sim.recorder.decide("vmm", "boot", vm=name, got=write_bytes(vm.memory_pages << 12), outcome="done", cause=row)
+            sim.recorder.decide(
+                "vmm", "boot", vm=name, got=write_bytes(vm.memory_pages << 12), outcome="done", cause=row
+            )
             self._start(guest)
         return guest
 
@@ -98,9 +99,10 @@ class Boot:
         )
         vm = VirtualMachine(number, name, description, memory, nested)
         escape = description.escape_filter
-        vm.escapes = Escapes.make(
-            bits=escape.bits, hashes=escape.hashes, budget=escape.members, random=sim.random(f"vm.{name}.filter")
-        )
+        if escape.bits:
+            vm.empty_filter = random_filter(sim.random(f"vm.{name}.filter"), bits=escape.bits, hashes=escape.hashes)
+        else:
+            vm.escape_budget = 0
         sim.vmm.vms[number] = vm
         guest_os = GuestOs(vm, sim.vmm, sim.engine, sim.recorder)
         balloon = Balloon(sim.env, guest_os, sim.recorder)
@@ -126,7 +128,7 @@ class Boot:
     def _age(self, guest: Guest, age_ns: int) -> None:
         """Give the guest's memory its age: all of it was touched once, so that all of it is resident."""
         sim, vm = self.sim, guest.vm
-        age(vm.guest, age_ns, seed=sim.scenario.run.seed, name=f"vm.{vm.name}")
+        live_in(vm.guest, age_ns, seed=sim.scenario.run.seed, name=f"vm.{vm.name}", life="guest")
         pages = vm.description.memory_bytes >> 12
         for start, end in memory_ranges(pages, vm.description.machine_type):
             for first in range(start, end, 1 << 18):
@@ -228,6 +230,3 @@ def _guest_memory(name: str, description: VM) -> Memory:
             holes.append((at, start))
         at = end
     return Memory(capacity, name=name, holes=[*holes, (at, capacity)])
-
-
-

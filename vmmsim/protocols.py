@@ -48,6 +48,8 @@ class Churn:
 
     cache_pages_per_s: float = 0.0
     """Pages of files that enter the page cache each second: movable, kept until memory is short."""
+    files_pages: int | None = None
+    """Size of all its files together, which the page cache cannot exceed; None is without end."""
     unmovable_pages_per_s: float = 0.0
     """Pages of kernel memory that cannot move (slabs, tables, buffers) taken each second."""
     unmovable_life_ns: int = 10**9

@@ -20,12 +20,12 @@ from vmmsim.actors.guest_failure import GuestFailure
 from vmmsim.actors.host_series import HostSeries
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.vmm import Vmm
-from vmmsim.booting import Boot
 from vmmsim.addresses import write_duration
+from vmmsim.booting import Boot
 from vmmsim.decisions import Recorder, SimulationFailed
 from vmmsim.errors import BadInput, Refused
 from vmmsim.machine_file import load_machine
-from vmmsim.memory.ageing import age
+from vmmsim.memory.ageing import live_in
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.randomness import stream
@@ -101,10 +101,12 @@ class Simulation:
         host = self.scenario.host
         pages, movable_from = host.memory_bytes >> 12, host.unmovable_bytes >> 12
         memory = Memory(pages, name="host", kernelcore=movable_from if movable_from < pages else None)
-        kernel = pages * int(rates.number("guest.memmap_bytes_per_page")) + int(rates.number("guest.kernel_image_bytes"))
+        kernel = pages * int(rates.number("guest.memmap_bytes_per_page")) + int(
+            rates.number("guest.kernel_image_bytes")
+        )
         memory.take_range(0, min(-(-kernel >> 12), movable_from // 4), kind=Kind.KERNEL, owner=0)
         if host.age_ns:
-            age(memory, host.age_ns, seed=self.scenario.run.seed, name="host")
+            live_in(memory, host.age_ns, seed=self.scenario.run.seed, name="host", life="host")
         return memory
 
     # Life
@@ -139,7 +141,7 @@ class Simulation:
         for fault in sorted(drawn, key=lambda one: one.discovered_ns):
             yield Pause(self.env, fault.discovered_ns - int(self.env.now), Turn.FAULTS)
             if fault.permanent:
-                self.faults.strike(fault.frames(), what=fault.mode, correctable=fault.correctable)
+                self.faults.strike(fault.frames.all(), what=fault.mode, correctable=fault.correctable)
                 self.series.record()
 
     def kill(self, vm: VirtualMachine, why: str) -> None:

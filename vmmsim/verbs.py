@@ -14,6 +14,7 @@ import simpy
 
 from vmmsim import strict
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
@@ -35,7 +36,7 @@ from vmmsim.scenario_events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from vmmsim.actors.guest import Guest
     from vmmsim.simulation import Simulation
@@ -213,7 +214,10 @@ class Verbs:
         """Boot a VM by its description in the scenario, or by keywords; the value is its handle."""
         described = self.sim.scenario.vm.get(name)
         if description:
-            written = {key: write_bytes(value) if type(value) is int and key == "memory" else value for key, value in description.items()}
+            written = {
+                key: write_bytes(value) if type(value) is int and key == "memory" else value
+                for key, value in description.items()
+            }
             described = strict.structure(VM, written, f"boot of {name}")
         if described is None:
             raise Refused("boot", vm=name, why="no VM of that name is described")
@@ -254,9 +258,15 @@ class Verbs:
         short = target_pages - vm.ballooned_pages - max(vm.guest.free_pages - vm.guest.watermarks.low, 0)
         if short > 0:
             vm.guest.drop_cache(short)
-        row = sim.recorder.decide("balloon", "balloon", vm=vm.name, asked=write_bytes(target_pages << 12), outcome="begun")
+        row = sim.recorder.decide(
+            "balloon", "balloon", vm=vm.name, asked=write_bytes(target_pages << 12), outcome="begun"
+        )
         held = yield from guest.balloon.resizing(target_pages, patience_ns=10 * 10**9)
-        why = f"{write_bytes(vm.held_pages << 12)} of it under the VMM segment, held and not reusable" if vm.held_pages else ""
+        why = (
+            f"{write_bytes(vm.held_pages << 12)} of it under the VMM segment, held and not reusable"
+            if vm.held_pages
+            else ""
+        )
         if held != target_pages == vm.balloon_target_pages:
             why = "out of puff: the guest has no more free pages" + (f"; {why}" if why else "")
         sim.recorder.decide(
@@ -315,9 +325,7 @@ class Verbs:
     def _blocks(self, verb: str, guest: Guest, size_bytes: int) -> int:
         pages = size_bytes >> 12
         if pages <= 0 or pages % BLOCK_PAGES:
-            raise Refused(
-                verb, vm=guest.vm.name, asked=write_bytes(size_bytes), why="memory comes in blocks of 128MiB"
-            )
+            raise Refused(verb, vm=guest.vm.name, asked=write_bytes(size_bytes), why="memory comes in blocks of 128MiB")
         return pages
 
     # Modes, load, compaction
@@ -348,7 +356,9 @@ class Verbs:
 
     def _compacting_guest(self, guest: Guest) -> Any:
         moved = yield from guest.compactor.compacting()
-        self.sim.recorder.decide("guest", "compact", vm=guest.vm.name, got=f"{moved} pages", outcome="done", why="asked for")
+        self.sim.recorder.decide(
+            "guest", "compact", vm=guest.vm.name, got=f"{moved} pages", outcome="done", why="asked for"
+        )
         guest.controller.wake()
         return moved
 
@@ -367,8 +377,6 @@ class Verbs:
 
     def _struck(self, event: FaultEvent) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the host frames that an event strikes."""
-        from vmmsim.actors.dram import frames_of_fault
-
         sim = self.sim
         random = sim.random(f"fault.{event.at_ns}.{sim.env.now}.{len(sim.recorder)}")
         if event.hfn is not None:
@@ -380,7 +388,8 @@ class Verbs:
         first = first[(first >= 0) & (first < sim.host.pages)]
         if not first.size:
             raise Refused("fault", vm=event.vm, why="no such frame is in use")
-        return np.unique(np.concatenate([frames_of_fault(event.fault, int(frame), sim.host.pages) for frame in first]))
+        place = geometry(sim.host.pages, sim.scenario.host.dimms)
+        return np.unique(np.concatenate([place.frames(event.fault, int(frame)).all() for frame in first]))
 
     def _candidates(self, event: FaultEvent) -> np.ndarray[Any, np.dtype[np.int64]]:
         if not event.vm:

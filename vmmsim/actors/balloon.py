@@ -124,7 +124,9 @@ class Balloon:
         if count:
             self.vm.balloon_target_pages = min(self.vm.balloon_target_pages, self.vm.ballooned_pages)
             why = f"{pages} pages short in the guest"
-            self.recorder.decide("balloon", "deflate_on_oom", vm=self.vm.name, got=f"{count} pages", outcome="done", why=why)
+            self.recorder.decide(
+                "balloon", "deflate_on_oom", vm=self.vm.name, got=f"{count} pages", outcome="done", why=why
+            )
         return count
 
     def moved(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:

@@ -16,7 +16,9 @@ def said(blockers: Blockers) -> str:
     """Return what blocks: "3 kernel and 1 bad frames cannot move, the first at 0x1200"; "" if nothing does."""
     if blockers.frames.size:
         kinds, counts = np.unique(blockers.kinds, return_counts=True)
-        parts = [f"{count} {Kind(kind).name.lower()}" for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)]
+        parts = [
+            f"{count} {Kind(kind).name.lower()}" for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)
+        ]
         first = int(blockers.frames[0])
         return f"{' and '.join(parts)} frames cannot move, the first at {first:#x}"
     if blockers.held.size:

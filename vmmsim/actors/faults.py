@@ -81,8 +81,8 @@ class Faults:
         if not inside.size:
             return
         assert vm.escapes is not None
-        if inside.size <= FEW and vm.escapes.admits(int(inside.size)):
-            vm.escapes = vm.escapes.insert(inside.tolist())
+        if inside.size <= FEW and vm.escapes.fits(inside.tolist()):
+            vm.escapes.insert(inside.tolist())
             self.recorder.decide(
                 "vmm",
                 "escape",
@@ -95,13 +95,11 @@ class Faults:
             )
             self._escape(vm, inside)
             return
-        budget = vm.escapes.budget
+        budget = vm.escape_budget
         why = f"{inside.size} more bad pages, {len(vm.escapes.members)} escape already, the filter may hold {budget}"
         mode = vm.mode
         self.vmm.leave_segment(vm, "faults")
-        self.recorder.decide(
-            "vmm", "mode", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why, cause=cause
-        )
+        self.recorder.decide("vmm", "mode", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why, cause=cause)
 
     def _escape(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
         """Load the grown filter; the frames are replaced right after, in the same step."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vmmsim import rates
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.guest_os import GuestOutOfMemory
@@ -16,7 +18,6 @@ from vmmsim.memory.frames import Kind
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import numpy as np
     from numpy.typing import NDArray
     from simpy import Environment, Event
 
@@ -40,6 +41,7 @@ class GuestChurn:
         self._live: list[tuple[int, int, NDArray[np.int64]]] = []
         self._number = 0
         self._owed = 0.0
+        self._files: int | None = None
 
     def churning(self) -> Generator[Event, object, None]:
         """Live for as long as the VM runs."""
@@ -56,6 +58,7 @@ class GuestChurn:
         if process is None:
             return
         churn = process.workload.churn
+        self._files = churn.files_pages
         self._grow_cache(round(churn.cache_pages_per_s * elapsed_ns / _SECOND_NS))
         self._owed += churn.unmovable_pages_per_s * elapsed_ns / _SECOND_NS
         count, self._owed = int(self._owed), self._owed % 1.0
@@ -64,6 +67,8 @@ class GuestChurn:
     def _grow_cache(self, pages: int) -> None:
         """Read files: as many pages enter the cache, and old ones leave it where memory would run short."""
         guest = self.guest_os.vm.guest
+        if self._files is not None:
+            pages = min(pages, max(self._files - guest.count(kind=Kind.CACHE), 0))
         short = pages + guest.watermarks.high - guest.free_pages
         if short > 0:
             guest.drop_cache(short)
@@ -82,13 +87,13 @@ class GuestChurn:
         going = frames[leaves]
         if not going.size:
             return
-        # Lives are exponential; they end in the order drawn, grouped by tick so that frees are batched.
-        lives = self.random.exponential(life_ns, going.size)
-        ticks = (lives // self.every_ns).astype("int64")
-        for tick in sorted(set(ticks.tolist())):
+        # Lives are exponential; pages that end in the same tick are freed together.
+        ticks = (self.random.exponential(life_ns, going.size) // self.every_ns).astype(np.int64)
+        order = np.argsort(ticks, kind="stable")
+        ends, firsts = np.unique(ticks[order], return_index=True)
+        for tick, pages in zip(ends.tolist(), np.split(going[order], firsts[1:]), strict=True):
             self._number += 1
-            end = self.env.now + (tick + 1) * self.every_ns
-            heapq.heappush(self._live, (end, self._number, going[ticks == tick]))
+            heapq.heappush(self._live, (int(self.env.now) + (tick + 1) * self.every_ns, self._number, pages))
 
     def _free_expired(self) -> None:
         while self._live and self._live[0][0] <= self.env.now:

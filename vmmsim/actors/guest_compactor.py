@@ -57,9 +57,7 @@ def best_window(memory: Memory, pages: int) -> Window | None:
     sums = [np.concatenate([[0], np.cumsum(one)]) for one in (stuck, movable)]
     stuck, movable = (one[blocks:] - one[:-blocks] for one in sums)
     at = int(np.lexsort((movable, stuck))[0])
-    return Window(
-        start=at * PAGEBLOCK, end=(at + blocks) * PAGEBLOCK, movable=int(movable[at]), stuck=int(stuck[at])
-    )
+    return Window(start=at * PAGEBLOCK, end=(at + blocks) * PAGEBLOCK, movable=int(movable[at]), stuck=int(stuck[at]))
 
 
 class GuestCompactor:

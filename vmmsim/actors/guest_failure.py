@@ -34,7 +34,9 @@ class GuestFailure:
         else:
             said, outcome = "the guest panics", "failed"
         why = f"machine check in {kind.name.lower()} memory of the guest: {said}"
-        self.recorder.decide("guest", "memory_failure", vm=vm.name, asked=f"gfn {gfn}", outcome=outcome, why=why, cause=cause)  # type: ignore[arg-type]
+        self.recorder.decide(
+            "guest", "memory_failure", vm=vm.name, asked=f"gfn {gfn}", outcome=outcome, why=why, cause=cause
+        )  # type: ignore[arg-type]
         if outcome == "failed":
             self.kill(vm, why)
         return said

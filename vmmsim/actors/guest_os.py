@@ -249,7 +249,7 @@ class GuestOs:
     def collapse_some(self) -> int:
         """Scan as much as khugepaged does in one pass and collapse what can be; return how many it collapsed."""
         process = self.vm.process
-        if process is None or not self.thp or not process.pages:
+        if process is None or not self.thp or not process.table.leaf_counts[0]:
             return 0
         blocks = self._blocks()
         if not blocks.size:

@@ -110,7 +110,9 @@ def check_segments(vm: VirtualMachine, vmm: Vmm) -> None:
         assert np.all(book["owner"][hfns] == vm.number), f"{vm.name}: its segment reaches frames of others"
         assert np.all(book["mark"][hfns] & PINNED), f"{vm.name}: frames under its segment are not pinned"
         inside = members[(members >= segment.base) & (members < segment.limit)]
-        assert np.all(vm.nested.translate(inside) != inside + segment.offset), f"{vm.name}: an escaped page did not move"
+        assert np.all(vm.nested.translate(inside) != inside + segment.offset), (
+            f"{vm.name}: an escaped page did not move"
+        )
         held = vm.given_up_between(segment.base, segment.limit)
         assert vm.held_pages == held, f"{vm.name}: {vm.held_pages} pages booked as held, {held} are"
     guest = vm.guest_segment

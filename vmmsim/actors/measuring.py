@@ -191,4 +191,3 @@ class Meter:
         self.write_row()
         for cause, ns in self.stalls_ns.items():
             self.recorder.decide("vcpu", cause.replace(" ", "_"), vm=self.vm.name, outcome="done", cost_ns=ns)
-

@@ -101,7 +101,9 @@ class ModeController:
     def want(self, mode: str, *, cause: int = -1) -> None:
         """Want another mode from now on (P2)."""
         self.vm.mode_wanted = mode
-        self.recorder.decide("mode_controller", "want", vm=self.vm.name, asked=mode, got=self.vm.mode, outcome="begun", cause=cause)
+        self.recorder.decide(
+            "mode_controller", "want", vm=self.vm.name, asked=mode, got=self.vm.mode, outcome="begun", cause=cause
+        )
         self.wake()
 
     def hold(self, priority: Priority, for_ns: int) -> None:
@@ -155,18 +157,36 @@ class ModeController:
         if vm.vmm_segment is not None and not wanted_vmm:
             self.guest_os.vmm.leave_segment(vm, "mode")
         if vm.mode != before:
-            self.recorder.decide("mode_controller", "mode", vm=vm.name, asked=vm.mode_wanted, got=vm.mode, outcome="done", why="asked for")
+            self.recorder.decide(
+                "mode_controller",
+                "mode",
+                vm=vm.name,
+                asked=vm.mode_wanted,
+                got=vm.mode,
+                outcome="done",
+                why="asked for",
+            )
 
     def _tell(self, what: str, attempt: Attempt) -> bool:
         """Record how an attempt ended, a repeated refusal once; return whether trying again is no use."""
         vm = self.vm
         if attempt.won:
             self._said.pop(what, None)
-            self.recorder.decide("mode_controller", "mode", vm=vm.name, asked=vm.mode_wanted, got=vm.mode, outcome="done", why=attempt.why)
+            self.recorder.decide(
+                "mode_controller",
+                "mode",
+                vm=vm.name,
+                asked=vm.mode_wanted,
+                got=vm.mode,
+                outcome="done",
+                why=attempt.why,
+            )
         elif self._said.get(what) != attempt.why:
             self._said[what] = attempt.why
             outcome = "refused" if attempt.hopeless else "failed"
-            self.recorder.decide("mode_controller", "gain", vm=vm.name, asked=what, got=vm.mode, outcome=outcome, why=attempt.why)  # type: ignore[arg-type]
+            self.recorder.decide(
+                "mode_controller", "gain", vm=vm.name, asked=what, got=vm.mode, outcome=outcome, why=attempt.why
+            )  # type: ignore[arg-type]
         return attempt.won or attempt.hopeless
 
     # The guest segment
@@ -195,7 +215,12 @@ class ModeController:
             self.guest_os.vmm.leave_segment(vm, "donors must lie outside the VMM segment")
         pages = guest_segment.pages_needed(region)
         row = self.recorder.decide(
-            "self_balloon", "exchange", vm=vm.name, asked=write_bytes(pages << 12), outcome="begun", why=self._fragmented(region)
+            "self_balloon",
+            "exchange",
+            vm=vm.name,
+            asked=write_bytes(pages << 12),
+            outcome="begun",
+            why=self._fragmented(region),
         )
         done = yield from self.exchange.exchanging(pages)
         start, end, short = done.start, done.end, done.short  # type: ignore[attr-defined]
@@ -214,7 +239,9 @@ class ModeController:
         first = guest_segment.find_run(self.guest_os, region, within=(start, end)) if vm.running and end > start else -1
         if first < 0:
             return Attempt(won=False, why=short or "the new range is in use already")
-        return self._enter_guest(region, first, f"self-ballooned {write_bytes((end - start) << 12)} in {write_duration(took)}")
+        return self._enter_guest(
+            region, first, f"self-ballooned {write_bytes((end - start) << 12)} in {write_duration(took)}"
+        )
 
     def _gain_by_guest_compaction(self, region: Region) -> Generator[Event, object, Attempt]:
         pages = guest_segment.pages_needed(region)
@@ -236,8 +263,6 @@ class ModeController:
 
     def _gain_vmm(self, wanted_guest: bool) -> Generator[Event, object, Attempt]:
         vm = self.vm
-        if vm.description.escape_filter.bits == 0 and vm.escapes is None:
-            return Attempt(won=False, why="no filter", hopeless=True)
         attempt = Attempt(won=False, why="no memory to cover")
         for base, limit in self._ranges(wanted_guest):
             if vm.remembered is not None and vm.remembered[:2] == (base, limit) and vm.remembered_moves == 0:

@@ -26,7 +26,12 @@ def remap(table: PageTable, pages: NDArray[np.int64], frames: NDArray[np.int64])
     order = np.argsort(pages, kind="stable")
     pages, frames = pages[order], frames[order]
     at = np.searchsorted(pages, large)
-    whole = np.array([_moves_whole(pages[i : i + PAGEBLOCK], frames[i : i + PAGEBLOCK], page) for i, page in zip(at, large, strict=True)])
+    whole = np.array(
+        [
+            _moves_whole(pages[i : i + PAGEBLOCK], frames[i : i + PAGEBLOCK], page)
+            for i, page in zip(at, large, strict=True)
+        ]
+    )
     table.remap(large[whole], frames[at[whole]], size=1)
     table.split_many(large[~whole])
     rest = ~np.isin(pages >> PAGEBLOCK_ORDER, large[whole] >> PAGEBLOCK_ORDER)

@@ -20,7 +20,7 @@ class Lengths:
 
     warm: int = 1 << 14
     """W to begin with."""
-    warm_most: int = 1 << 19
+    warm_most: int = 1 << 17
     """W is doubled up to this."""
     measured: int = 1 << 14
     """M."""

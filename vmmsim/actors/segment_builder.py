@@ -16,6 +16,7 @@ from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
+from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, runs_of
 from vmmsim.addresses import write_bytes, write_duration
@@ -66,13 +67,12 @@ class SegmentBuilder:
     def choose(self, base: int, limit: int, leased: list[tuple[int, int]]) -> Choice | Infeasible:
         """Return the cheapest window, or what prevents every one."""
         vm, host = self.vm, self.host
-        assert vm.escapes is not None
         return choose(
             vm.nested.translate(np.arange(base, limit)),
             host.survey(vm.number),
             host.frames,
             base=base,
-            budget=vm.escapes.budget,
+            budget=vm.escape_budget,
             free_pages=max(host.free_pages - host.watermarks.min, 0),
             within=(movable_from if (movable_from := int(host.zone.kernelcore)) < host.pages else 0, host.pages),
             leased=leased,
@@ -82,7 +82,9 @@ class SegmentBuilder:
         """Build the segment at the window chosen; the attempt says what it took, or why it was given up."""
         vm, started = self.vm, self.env.now
         if not self.may_evict and (others := self._others(choice.start, choice.end)):
-            return Attempt(won=False, why=f"host compaction is off, and {others} pages of others are in the best window")
+            return Attempt(
+                won=False, why=f"host compaction is off, and {others} pages of others are in the best window"
+            )
         start, end = choice.start & -PAGEBLOCK, -(-choice.end // PAGEBLOCK) * PAGEBLOCK
         token = self.host.isolate_range(start, min(end, self.host.pages), f"lease of {vm.name}")
         vm.lease = Lease(
@@ -241,7 +243,9 @@ class SegmentBuilder:
 
     def _return_spares(self) -> None:
         book = self.host.frames
-        unused = [frame for frame in self._spares if book["owner"][frame] == NOBODY and book["kind"][frame] == Kind.USER]
+        unused = [
+            frame for frame in self._spares if book["owner"][frame] == NOBODY and book["kind"][frame] == Kind.USER
+        ]
         self.host.give_back(np.array(unused, np.int64))
         self._spares.clear()
 
@@ -298,16 +302,18 @@ class SegmentBuilder:
     def _commit(self, lease: Lease) -> str:
         """Switch the segment on if the nested table says what it says; pages whose slots went bad escape too."""
         vm = self.vm
-        assert vm.escapes is not None
         gfns = np.arange(lease.base, lease.limit)
         wrong = gfns[vm.nested.translate(gfns) != gfns + lease.offset]
         bad = np.union1d(wrong[self.host.frames["kind"][wrong + lease.offset] == Kind.BAD], lease.escaped)
         if not np.all(np.isin(wrong, bad)):
             return f"{wrong.size} pages are not in their slots"
-        if bad.size > vm.escapes.budget:
-            return f"{bad.size} pages would escape, the filter takes {vm.escapes.budget}"
+        escapes = Escapes(vm.empty_filter, base=lease.base, limit=lease.limit, members=vm.escape_budget)
+        if bad.size and not escapes.fits(bad.tolist()):
+            return f"{bad.size} pages would escape, the filter takes {vm.escape_budget}"
         self.vmm.back(vm, bad)
-        vm.escapes = vm.escapes.only(bad.tolist())
+        if bad.size:
+            escapes.insert(bad.tolist())
+        vm.escapes = escapes
         self._collapse(lease)
         self.vmm.enter_segment(vm, lease.base, lease.limit, lease.offset)
         return ""

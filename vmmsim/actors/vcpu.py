@@ -159,7 +159,11 @@ class Vcpus:
             x1 = min(x1, self.workload.length)
         if x0 < self.workload.begins:
             x1 = min(x1, self.workload.begins)
-        ends = [(x, region) for x, region in self.workload.frees(x0 + 1, min(x1 + 1, x0 + 1 + NEVER // 2))] if not self.lifetime else []
+        ends = (
+            [(x, region) for x, region in self.workload.frees(x0 + 1, min(x1 + 1, x0 + 1 + NEVER // 2))]
+            if not self.lifetime
+            else []
+        )
         if not ends:
             return x1, []
         first = ends[0][0]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vmmsim.memory.ledger import Memory
     from vmmsim.memory.tokens import Token
     from vmmsim.scenario import VM as VmDescription
+    from vmmsim.translation.escape_filter import EscapeFilter
     from vmmsim.translation.page_table import PageTable
 
 GIB_PAGES: Final = 1 << 18
@@ -36,6 +37,7 @@ ABOVE_GAP: Final = 4 * GIB_PAGES
 """gfn at which memory goes on above the I/O gap: 4 GiB."""
 BLOCK_PAGES: Final = 1 << 15
 """Linux's memory block on x86-64, the grain of hot-plug: 128 MiB."""
+
 
 def memory_ranges(pages: int, machine_type: str) -> list[tuple[int, int]]:
     """Return the gfn ranges [start, end) that ``pages`` of guest memory have: one, or one on each side of the gap.
@@ -86,8 +88,12 @@ class VirtualMachine:
         """The guest process that runs the workload."""
         self.guest_segment: Segment | None = None
         self.vmm_segment: Segment | None = None
+        self.empty_filter: EscapeFilter | None = None
+        """The escape filter of its VMM segment with nothing in it; None on hardware without filters."""
+        self.escape_budget = description.escape_filter.members
+        """Pages that may escape before the segment is given up."""
         self.escapes: Escapes | None = None
-        """Pages that escape the VMM segment, and its filter."""
+        """Pages that escape the VMM segment that is live, or was live last."""
         self.lease: Lease | None = None
         """The window of the VMM segment that is being built for this VM: faults are served slot-first."""
         self.mode_wanted = description.mode

@@ -159,7 +159,12 @@ class Vmm:
         for first, end in runs_of(gfns):
             pages = np.arange(first, end)
             self.host.take_range(
-                first + lease.offset, end + lease.offset, kind=Kind.USER, owner=vm.number, pages=pages, token=lease.token
+                first + lease.offset,
+                end + lease.offset,
+                kind=Kind.USER,
+                owner=vm.number,
+                pages=pages,
+                token=lease.token,
             )
         if gfns.size:
             vm.nested.map(gfns, gfns + lease.offset, flags=FLAGS)

@@ -1,1 +1,2 @@
-def age(memory, ns, *, seed, name): pass
+def live_in(memory, ns, *, seed, name, life):
+    pass

@@ -42,6 +42,8 @@ class KernelBuildParameters:
     """Share of accesses that are writes, once memory is touched."""
     cache_pages_per_s: float = 5000.0
     """Pages of files (sources, headers, objects) that enter the page cache each second."""
+    files_pages: int = 1 << 16
+    """Size of all its files, which the page cache cannot exceed."""
     unmovable_pages_per_s: float = 2000.0
     """Kernel pages (tables, inodes, directory entries, buffers) taken each second."""
     unmovable_life_ns: int = 10**9
@@ -76,6 +78,7 @@ class KernelBuild(Phased):
         self.hot_share, self.write_share = parameters.hot_share, parameters.write_share
         self.churn = Churn(
             cache_pages_per_s=parameters.cache_pages_per_s,
+            files_pages=parameters.files_pages,
             unmovable_pages_per_s=parameters.unmovable_pages_per_s,
             unmovable_life_ns=parameters.unmovable_life_ns,
             unmovable_kept=parameters.unmovable_kept,

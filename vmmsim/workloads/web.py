@@ -30,6 +30,8 @@ class WebParameters:
     """Share of accesses that are writes."""
     cache_pages_per_s: float = 500.0
     """Pages of files that enter the page cache each second."""
+    files_pages: int = 1 << 16
+    """Size of all its files, which the page cache cannot exceed."""
     unmovable_pages_per_s: float = 200.0
     """Kernel pages (sockets, buffers, directory entries) taken each second."""
     unmovable_life_ns: int = 10**9
@@ -57,6 +59,7 @@ class Web(Phased):
         self.write_share = parameters.write_share
         self.churn = Churn(
             cache_pages_per_s=parameters.cache_pages_per_s,
+            files_pages=parameters.files_pages,
             unmovable_pages_per_s=parameters.unmovable_pages_per_s,
             unmovable_life_ns=parameters.unmovable_life_ns,
             unmovable_kept=parameters.unmovable_kept,
