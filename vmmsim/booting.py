@@ -6,10 +6,12 @@ and at last the workload on its vCPUs.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from vmmsim import user_code
 from vmmsim.actors import io_gap
 from vmmsim.actors.balloon import Balloon
 from vmmsim.actors.clock import Pause, Turn
@@ -31,6 +33,7 @@ from vmmsim.errors import Refused
 from vmmsim.memory.ageing import live_in
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
+from vmmsim.scenario import is_user_code
 from vmmsim.translation.escape_filter import random_filter
 from vmmsim.workloads.programs import build
 
@@ -112,6 +115,8 @@ class Boot:
         controller = ModeController(
             sim.env, guest_os, sim.recorder, exchange=self_balloon, guest_compaction=compactor, builder=sim.compactor
         )
+        if is_user_code(description.mode_policy):
+            controller.policy = user_code.make(description.mode_policy, sim.scenario.folder or Path.cwd(), {})
         guest = Guest(
             vm=vm,
             os=guest_os,
@@ -161,7 +166,7 @@ class Boot:
                 seed=sim.scenario.run.seed,
                 vm=vm.name,
                 memory_bytes=description.memory_bytes,
-                folder=sim.scenario.folder,
+                folder=sim.scenario.folder or Path.cwd(),
             )
             guest.os.run(workload)
             meter = self._meter(guest, workload)

@@ -24,11 +24,11 @@ from vmmsim.addresses import write_duration
 from vmmsim.booting import Boot
 from vmmsim.decisions import Recorder, SimulationFailed
 from vmmsim.errors import BadInput, Refused
-from vmmsim.machine_file import load_machine
 from vmmsim.memory.ageing import live_in
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.randomness import stream
+from vmmsim.scenario_file import machine_of
 from vmmsim.translation.engine import Engine
 from vmmsim.verbs import Handle, Verbs
 
@@ -56,7 +56,7 @@ class Simulation:
         self.checked = check
         self.env = simpy.Environment(initial_time=0)
         self.recorder = Recorder(lambda: int(self.env.now), as_if=scenario.measure.as_if)
-        self.machine = load_machine(scenario.host.machine)
+        self.machine = machine_of(scenario)
         self.host = self._host_memory()
         self.engine = Engine(self.machine, cores=0)
         self.prices = Calibrations(self.engine)

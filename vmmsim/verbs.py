@@ -6,8 +6,8 @@ the model declines fails with ``Refused``. From a scenario file a refusal is rec
 
 from __future__ import annotations
 
-import fnmatch
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import simpy
@@ -18,8 +18,9 @@ from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
+from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
-from vmmsim.scenario import EVENTS, VM
+from vmmsim.scenario import VM
 from vmmsim.scenario_events import (
     BalloonEvent,
     BootEvent,
@@ -33,6 +34,7 @@ from vmmsim.scenario_events import (
     ReclaimIoGapEvent,
     SelfBalloonEvent,
     ShutdownEvent,
+    VmMode,
 )
 
 if TYPE_CHECKING:
@@ -188,15 +190,10 @@ class Verbs:
         """Start a process for each VM's boot and for each event, and the scenario's script and actors."""
         scenario = self.sim.scenario
         for name, description in scenario.vm.items():
-            self.start(self._at(description.boot_ns, "boot", name, lambda name=name: self.booting(name, None)))
+            self.start(self._at(description.boot_ns, "boot", name, partial(self.booting, name, None)))
         for event in scenario.event:
-            for name in self._named(event):
-                one = event if name == getattr(event, "vm", "") else _evolved(event, name)
-                self.start(self._at(event.at_ns, event.do, name, lambda one=one: self._doing[type(one)](one)))
-
-    def _named(self, event: Event) -> list[str]:
-        pattern = getattr(event, "vm", "")
-        return fnmatch.filter(self.sim.scenario.vm, pattern) or [pattern] if pattern else [""]
+            vm = getattr(event, "vm", "")
+            self.start(self._at(event.at_ns, event.do, vm, partial(self._doing[type(event)], event)))
 
     def _at(self, at_ns: int, verb: str, vm: str, begin: Callable[[], Any]) -> Any:
         """Do a verb at a time; record it if the model declines it."""
@@ -332,7 +329,10 @@ class Verbs:
 
     def wanting(self, guest: Guest, mode: str) -> Any:
         """Want a mode, and wait until the VM has it (or is gone)."""
-        guest.controller.want(mode)
+        known = get_args(VmMode)
+        if mode not in known:
+            raise BadInput(unknown(mode, known))
+        guest.controller.want(mode)  # type: ignore[arg-type]  # one of them, as was just seen
         while guest.vm.running and guest.vm.mode_wanted == mode != guest.vm.mode:
             yield Pause(self.sim.env, 10**9, Turn.MEASURE)
         return guest.vm.mode
@@ -366,7 +366,7 @@ class Verbs:
 
     def faulting(self, arguments: dict[str, Any]) -> Any:
         """Let DRAM fail by keywords."""
-        event = strict.structure(EVENTS["fault"], {"at": "0s", **arguments}, "fault")
+        event = strict.structure(FaultEvent, {"at": "0s", "do": "fault", **arguments}, "fault")
         yield from self._fault(event)
 
     def _fault(self, event: FaultEvent) -> Any:
@@ -401,9 +401,3 @@ class Verbs:
                 raise Refused("fault", vm=vm.name, why="it has no VMM segment now")
             return np.arange(segment.base + segment.offset, segment.limit + segment.offset)
         return self.sim.host.owned(vm.number)
-
-
-def _evolved(event: Event, vm: str) -> Event:
-    import attrs
-
-    return attrs.evolve(event, vm=vm)  # type: ignore[call-arg]

@@ -31,4 +31,8 @@ class Pause(Event):
         super().__init__(env)
         self._ok = True
         self._value = None
-        env.schedule(self, priority=turn, delay=max(delay_ns, 0))
+        env.schedule(
+            self,
+            priority=turn,  # type: ignore[arg-type]  # SimPy types its own two only
+            delay=max(delay_ns, 0),
+        )

@@ -91,9 +91,9 @@ class GuestChurn:
         ticks = (self.random.exponential(life_ns, going.size) // self.every_ns).astype(np.int64)
         order = np.argsort(ticks, kind="stable")
         ends, firsts = np.unique(ticks[order], return_index=True)
-        for tick, pages in zip(ends.tolist(), np.split(going[order], firsts[1:]), strict=True):
+        for tick, together in zip(ends.tolist(), np.split(going[order], firsts[1:]), strict=True):
             self._number += 1
-            heapq.heappush(self._live, (int(self.env.now) + (tick + 1) * self.every_ns, self._number, pages))
+            heapq.heappush(self._live, (int(self.env.now) + (tick + 1) * self.every_ns, self._number, together))
 
     def _free_expired(self) -> None:
         while self._live and self._live[0][0] <= self.env.now:

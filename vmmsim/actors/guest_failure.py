@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vmmsim.memory.frames import Kind
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
+
+
+HARMLESS: Final = "nothing is lost"
 
 
 class GuestFailure:
@@ -28,15 +31,22 @@ class GuestFailure:
         """
         kind = Kind(int(vm.guest.frames["kind"][gfn]))
         if kind in (Kind.FREE, Kind.BALLOON, Kind.HOLE, Kind.CACHE):
-            said, outcome = "nothing is lost", "done"
+            said = HARMLESS
         elif kind is Kind.USER:
-            said, outcome = "its process is killed", "failed"
+            said = "its process is killed"
         else:
-            said, outcome = "the guest panics", "failed"
+            said = "the guest panics"
+        lost = said != HARMLESS
         why = f"machine check in {kind.name.lower()} memory of the guest: {said}"
         self.recorder.decide(
-            "guest", "memory_failure", vm=vm.name, asked=f"gfn {gfn}", outcome=outcome, why=why, cause=cause
-        )  # type: ignore[arg-type]
-        if outcome == "failed":
+            "guest",
+            "memory_failure",
+            vm=vm.name,
+            asked=f"gfn {gfn}",
+            outcome="failed" if lost else "done",
+            why=why,
+            cause=cause,
+        )
+        if lost:
             self.kill(vm, why)
         return said

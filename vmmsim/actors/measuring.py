@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
@@ -149,9 +149,9 @@ class Meter:
         """Write the VM's row of the time series: what holds from now on."""
         vm, sample, ideal = self.vm, self._last, self.workload.ideal_cycles
         segment = vm.vmm_segment
-        columns = {}
+        columns: dict[str, Any] = {}
         if sample is not None:
-            overhead = sample.walk_cycles / ideal
+            overhead = vm.overhead = sample.walk_cycles / ideal
             low, high = self._around(overhead, sample.bias_cycles / ideal)
             columns = {
                 "overhead": overhead,
@@ -178,7 +178,9 @@ class Meter:
         """Return an interval about one stratum's overhead: the run's relative half width, and the bias bound below."""
         low, high = self.overheads.interval()
         mean = self.overheads.overhead
-        if not mean or not np.isfinite(high):
+        if not mean:
+            return max(overhead - bias, 0.0), overhead
+        if not np.isfinite(high):
             return None, None
         half = overhead * (high - low) / 2 / mean
         return max(overhead - half - bias, 0.0), overhead + half

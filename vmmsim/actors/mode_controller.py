@@ -8,14 +8,16 @@ background, while the VM runs with what it has. Every refusal is recorded with d
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 from vmmsim import rates
 from vmmsim.actors import guest_segment
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.views import HostView, VmView, host_view, vm_view
 from vmmsim.actors.vm import ABOVE_GAP, mode_name, wants
 from vmmsim.addresses import write_bytes, write_duration
+from vmmsim.scenario import VmMode
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
+    from vmmsim.decisions import Outcome
     from vmmsim.protocols import Region
 
 
@@ -64,6 +67,13 @@ class GuestCompaction(Protocol):
         """Make a free run of ``pages``; return "" or what is in the way."""
 
 
+class ModePolicy(Protocol):
+    """A user's mode policy."""
+
+    def wanted(self, vm: VmView, host: HostView) -> VmMode:
+        """Return the mode that the VM should want now; asked about once a second, less often while nothing changes."""
+
+
 RESCUES: Final = {"paper": "self-balloon", "guest-compaction": "compaction", "wait": "none"}
 """What each policy does about fragmented guest memory."""
 
@@ -88,7 +98,9 @@ class ModeController:
         self.exchange = exchange
         self.guest_compaction = guest_compaction
         self.builder = builder
-        self.rescue = RESCUES[self.vm.description.mode_policy]
+        self.policy: ModePolicy | None = None
+        """Who says which mode is wanted, if a user's code does."""
+        self.rescue = RESCUES.get(self.vm.description.mode_policy, RESCUES["paper"])
         self.held = (Priority.DENSITY, 0)
         """Who changed the mode last of those that may hold it, and until when."""
         self._wake = env.event()
@@ -98,7 +110,7 @@ class ModeController:
 
     # What others ask of it
 
-    def want(self, mode: str, *, cause: int = -1) -> None:
+    def want(self, mode: VmMode, *, cause: int = -1) -> None:
         """Want another mode from now on (P2)."""
         self.vm.mode_wanted = mode
         self.recorder.decide(
@@ -108,7 +120,7 @@ class ModeController:
 
     def hold(self, priority: Priority, for_ns: int) -> None:
         """Keep lower priorities from changing the mode for a while."""
-        self.held = (priority, self.env.now + for_ns)
+        self.held = (priority, int(self.env.now) + for_ns)
         self.wake()
 
     def wake(self) -> None:
@@ -128,11 +140,15 @@ class ModeController:
                 return
             wait_ns = self._first_ns if self.vm.mode != before else min(2 * wait_ns, self._last_ns)
             self._wake = self.env.event() if self._wake.processed or self._wake.triggered else self._wake
-            yield self._wake if settled else self._wake | Pause(self.env, wait_ns, Turn.COMPACTOR)
+            yield (
+                self._wake if settled and self.policy is None else self._wake | Pause(self.env, wait_ns, Turn.COMPACTOR)
+            )
 
     def _approach(self) -> Generator[Event, object, bool]:
         """Try each segment that is wanted and not had; return whether there is nothing left to try."""
         vm = self.vm
+        if self.policy is not None:
+            self._heed_policy()
         wanted_guest, wanted_vmm = wants(vm.mode_wanted)
         self._leave_unwanted(wanted_guest, wanted_vmm)
         if self._is_held():
@@ -145,6 +161,17 @@ class ModeController:
             attempt = yield from self._gain_vmm(wanted_guest)
             settled &= self._tell("VMM segment", attempt)
         return settled
+
+    def _heed_policy(self) -> None:
+        """Let the user's policy say what is wanted now; what is no mode is recorded, and nothing changes."""
+        assert self.policy is not None
+        vm = self.vm
+        wanted = self.policy.wanted(vm_view(vm), host_view(self.guest_os.vmm))
+        if wanted not in get_args(VmMode):
+            why = f"the policy wants {wanted!r}, which is no mode"
+            self.recorder.decide("mode_controller", "want", vm=vm.name, asked=str(wanted), outcome="refused", why=why)
+        elif wanted != vm.mode_wanted:
+            self.want(wanted)
 
     def _is_held(self) -> bool:
         priority, until = self.held
@@ -183,10 +210,10 @@ class ModeController:
             )
         elif self._said.get(what) != attempt.why:
             self._said[what] = attempt.why
-            outcome = "refused" if attempt.hopeless else "failed"
+            outcome: Outcome = "refused" if attempt.hopeless else "failed"
             self.recorder.decide(
                 "mode_controller", "gain", vm=vm.name, asked=what, got=vm.mode, outcome=outcome, why=attempt.why
-            )  # type: ignore[arg-type]
+            )
         return attempt.won or attempt.hopeless
 
     # The guest segment
@@ -210,7 +237,7 @@ class ModeController:
         return Attempt(won=True, why=f"{why}; {copies} pages copied into the segment")
 
     def _gain_by_exchange(self, region: Region) -> Generator[Event, object, Attempt]:
-        vm, started = self.vm, self.env.now
+        vm, started = self.vm, int(self.env.now)
         if vm.vmm_segment is not None:
             self.guest_os.vmm.leave_segment(vm, "donors must lie outside the VMM segment")
         pages = guest_segment.pages_needed(region)
@@ -224,7 +251,7 @@ class ModeController:
         )
         done = yield from self.exchange.exchanging(pages)
         start, end, short = done.start, done.end, done.short  # type: ignore[attr-defined]
-        took = self.env.now - started
+        took = int(self.env.now) - started
         self.recorder.decide(
             "self_balloon",
             "exchange",

@@ -275,7 +275,7 @@ class SegmentBuilder:
         for block in range(first, last, step):
             blocks = np.arange(block, min(block + step, last))
             blocks = blocks[(vm.backed[blocks] == 0) & self.vmm.thp]
-            yield from self._zeroed(lambda blocks=blocks: self.vmm.fill_blocks(vm, blocks) * PAGEBLOCK)
+            yield from self._zeroed(self.vmm.fill_blocks, blocks, PAGEBLOCK)
             if not vm.running:
                 return
         for gfn in range(lease.base, lease.limit, TURN_PAGES):
@@ -283,15 +283,17 @@ class SegmentBuilder:
             if int(vm.backed[gfn >> PAGEBLOCK_ORDER : -(-(int(gfns[-1]) + 1) // PAGEBLOCK)].sum()) >= gfns.size:
                 continue
             absent = gfns[vm.nested.translate(gfns) < 0]
-            yield from self._zeroed(lambda absent=absent: self.vmm.fill_slots(vm, absent))
+            yield from self._zeroed(self.vmm.fill_slots, absent, 1)
             if not vm.running:
                 return
 
-    def _zeroed(self, fill: Callable[[], int]) -> Generator[Event, object, None]:
+    def _zeroed(
+        self, fill: Callable[[VirtualMachine, NDArray[np.int64]], int], what: NDArray[np.int64], each: int
+    ) -> Generator[Event, object, None]:
         """Fill some slots; the time is the VMM's own, not the guest's."""
         vm = self.vm
         before = vm.stall_ns["nested fault"]
-        pages = fill()
+        pages = fill(vm, what) * each
         took, vm.stall_ns["nested fault"] = vm.stall_ns["nested fault"] - before, before
         self.zeroed_pages += pages
         if pages:

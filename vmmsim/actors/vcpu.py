@@ -126,7 +126,7 @@ class Vcpus:
         load = self._load()
         self.is_busy, self.waits_for = load > 0, "its accesses to be made"
         if load <= 0:
-            yield self._changed | Pause(self.env, self._load_until() - self.env.now, Turn.VCPU)
+            yield self._changed | Pause(self.env, self._load_until() - int(self.env.now), Turn.VCPU)
             return
         x0 = vm.progress
         x1, freed = self._end(x0, load)
@@ -138,10 +138,10 @@ class Vcpus:
         if not vm.running:
             return
         dt = max(round(cost.cycles * SECOND_NS / (self.frequency * vm.description.vcpus * load)), 1)
-        began = self.env.now
+        began = int(self.env.now)
         yield self._changed | Pause(self.env, min(dt, NEVER), Turn.VCPU)
-        share = min((self.env.now - began) / dt, 1.0)
-        vm.progress = x1 if self.env.now - began >= dt else x0 + int((x1 - x0) * share)
+        passed = int(self.env.now) - began
+        vm.progress = x1 if passed >= dt else x0 + int((x1 - x0) * (passed / dt))
         self.meter.add(vm.progress - x0, cost)
         if vm.progress == x1:
             self._stratum_ns = min(2 * self._stratum_ns, self._every_ns)
@@ -151,7 +151,7 @@ class Vcpus:
     def _end(self, x0: int, load: float) -> tuple[int, list[int]]:
         """Return where the stratum that begins at x0 ends, and the regions that are freed there."""
         span_ns = (NEVER if self.lifetime else self._stratum_ns) if self.meter.knows_rate else self._first_ns
-        span_ns = min(span_ns, max(self._load_until() - self.env.now, 1))
+        span_ns = min(span_ns, max(self._load_until() - int(self.env.now), 1))
         per_access = self.meter.cycles_per_access
         rate = self.frequency * self.vm.description.vcpus * load / per_access / SECOND_NS
         x1 = x0 + max(min(int(span_ns * rate), self.most_accesses), 1)

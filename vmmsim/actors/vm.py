@@ -124,6 +124,8 @@ class VirtualMachine:
         """Happens when the span of constant translation ends (semantics of sampling: an epoch)."""
         self.changed: Callable[[str], None] = lambda reason: None
         """Called with the reason when an epoch must end; set by whoever runs the vCPUs."""
+        self.overhead: float | None = None
+        """Walk cycles over ideal cycles by the last sample; None before the first."""
         self.progress = 0
         """Accesses done by the workload."""
         self.cores: tuple[int, ...] = ()
