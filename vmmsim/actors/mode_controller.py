@@ -105,6 +105,7 @@ class ModeController:
         """Who changed the mode last of those that may hold it, and until when."""
         self._wake = env.event()
         self._said: dict[str, str] = {}
+        self.vm.segment_lost = self._segment_lost
         self._first_ns = int(rates.number("mode.backoff_first_ns"))
         self._last_ns = int(rates.number("mode.backoff_last_ns"))
 
@@ -118,9 +119,10 @@ class ModeController:
         )
         self.wake()
 
-    def hold(self, priority: Priority, for_ns: int) -> None:
-        """Keep lower priorities from changing the mode for a while."""
-        self.held = (priority, int(self.env.now) + for_ns)
+    def _segment_lost(self, reason: str) -> None:
+        """Look again after the VMM segment was taken away, not before the hold time is over if a fault did it."""
+        if reason == "faults":
+            self.held = (Priority.CORRECTNESS, int(self.env.now) + int(rates.number("mode.hold_ns")))
         self.wake()
 
     def wake(self) -> None:
@@ -137,7 +139,7 @@ class ModeController:
             before = self.vm.mode
             settled = yield from self._approach()
             if not self.vm.running:
-                return
+                return  # type: ignore[unreachable]  # it may have ended meanwhile
             wait_ns = self._first_ns if self.vm.mode != before else min(2 * wait_ns, self._last_ns)
             self._wake = self.env.event() if self._wake.processed or self._wake.triggered else self._wake
             yield (

@@ -136,7 +136,7 @@ class Vcpus:
         cost = self.meter.measure(x0, x1)
         yield from self._charge()
         if not vm.running:
-            return
+            return  # type: ignore[unreachable]  # it may have ended meanwhile
         dt = max(round(cost.cycles * SECOND_NS / (self.frequency * vm.description.vcpus * load)), 1)
         began = int(self.env.now)
         yield self._changed | Pause(self.env, min(dt, NEVER), Turn.VCPU)

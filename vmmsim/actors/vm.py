@@ -124,6 +124,8 @@ class VirtualMachine:
         """Happens when the span of constant translation ends (semantics of sampling: an epoch)."""
         self.changed: Callable[[str], None] = lambda reason: None
         """Called with the reason when an epoch must end; set by whoever runs the vCPUs."""
+        self.segment_lost: Callable[[str], None] = lambda reason: None
+        """Called with the reason when the VMM segment is taken away; set by the mode controller."""
         self.overhead: float | None = None
         """Walk cycles over ideal cycles by the last sample; None before the first."""
         self.progress = 0

@@ -1,4 +1,4 @@
-"""The VMM: backs guest memory with host frames, gives VMM segments and takes them away, and finds room when it is short.
+"""The VMM: backs guest memory with host frames, gives and takes VMM segments, finds room when it is short.
 
 Nested faults are served here: absent gfns get frames, 2 MiB at a time where the host has such blocks (transparent huge
 pages), slot-first while a segment is being built. Below a live segment the nested table is kept complete, so that
@@ -121,7 +121,7 @@ class Vmm:
         return absent[vm.nested.translate(absent) < 0]
 
     def fill_blocks(self, vm: VirtualMachine, blocks: NDArray[np.int64]) -> int:
-        """Back 2 MiB blocks of gfns, nothing of which is backed, by their slots under the lease, as far as all are free.
+        """Back 2 MiB blocks of gfns, nothing of which is backed, by their slots under the lease, if those are free.
 
         Return how many blocks were.
         """
@@ -148,7 +148,7 @@ class Vmm:
         return True
 
     def fill_slots(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> int:
-        """Back single gfns, which are not backed, by their slots under the lease, where those are free; return how many."""
+        """Back single gfns, none of them backed, by their slots under the lease, if those are free; return how many."""
         lease = vm.lease
         assert lease is not None
         slots = gfns + lease.offset
@@ -266,6 +266,7 @@ class Vmm:
         if held:
             self.unback(vm, vm.given_up(segment.base, segment.limit))
         vm.changed(why)
+        vm.segment_lost(why)
 
     def _pin(self, vm: VirtualMachine, *, pinned: bool) -> None:
         """Pin what the segment maps, or let go of it: frames that escape lie elsewhere, or belong to nobody."""
