@@ -40,13 +40,18 @@ def key_of(seed: int, *names: object) -> int:
 
 
 @inlined
-def bits(key: int, position: int) -> tuple[int, int]:
-    """Return 64 random bits as two numbers below 2**32; ``key`` is below 2**32, ``position`` an int64."""
-    left, right = position & _LOW, (position >> 32) & _LOW
-    for turn in range(7):
+def _rounds(count: int, key: int, left: int, right: int) -> tuple[int, int]:
+    """Return two numbers below 2**32 after ``count`` rounds of Philox2x32."""
+    for turn in range(count):
         product = _MULTIPLIER * left
         left, right = ((product >> 32) + left) ^ ((key + turn * _WEYL) & _LOW) ^ right, product & _LOW
     return left, right
+
+
+@inlined
+def bits(key: int, position: int) -> tuple[int, int]:
+    """Return 64 random bits as two numbers below 2**32; ``key`` is below 2**32, ``position`` an int64."""
+    return _rounds(7, key, position & _LOW, (position >> 32) & _LOW)
 
 
 @inlined
@@ -124,13 +129,10 @@ def _around(number: int, size: int) -> int:
 
 
 @inlined
-def _stirred(key: int, number: int, bound: int) -> int:
-    """Return a whole number of [0, bound) by three rounds of ``bits``: enough where four of them are put together."""
-    left, right = number & _LOW, key & _LOW
-    for turn in range(3):
-        product = _MULTIPLIER * left
-        left, right = ((product >> 32) + left) ^ ((key + turn * _WEYL) & _LOW) ^ right, product & _LOW
-    return scaled(left, right, bound)
+def _distance(key: int, turn: int, line: int, bound: int) -> int:
+    """Return a whole number of [0, bound) by four rounds, which is enough where four of them are put together."""
+    high, low = _rounds(4, key, line, turn)
+    return scaled(high, low, bound)
 
 
 @inlined
@@ -144,8 +146,8 @@ def shuffled(key: int, number: int, size: int, rows: int) -> int:
     while True:
         row, column = number // columns, number % columns
         for turn in range(0, 4, 2):
-            row = _around(row + _stirred(key + turn, column, rows), rows)
-            column = _around(column + _stirred(key + turn + 1, row, columns), columns)
+            row = _around(row + _distance(key, turn, column, rows), rows)
+            column = _around(column + _distance(key, turn + 1, row, columns), columns)
         number = row * columns + column
         if number < size:
             return number
