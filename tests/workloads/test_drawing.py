@@ -153,6 +153,13 @@ def test_a_shuffle_is_a_permutation_and_differs_by_key(size):
         assert np.unique(np.diff(one)).size > size / 3
 
 
+@pytest.mark.parametrize(("first", "count"), [(0, 1000), (17, 400), (999, 1), (3, 0)])
+def test_many_numbers_are_shuffled_at_once_as_they_are_one_by_one(first, count):
+    out = np.empty(count, np.int64)
+    drawing.shuffle(6, first, 1000, rows_of(1000), out)
+    assert np.array_equal(out, drawn(_shuffled, 6, rows_of(1000), count=1000)[first : first + count])
+
+
 def test_keys_differ_by_everything_that_names_them():
     names = [(1, "a"), (2, "a"), (1, "b"), (1, "a", 0), (1, "a", 1), (1, "a0"), (1, "a", "0x")]
     keys = [key_of(*name) for name in names]

@@ -185,6 +185,15 @@ def _held(path: Path, changed_ns: int, size: int) -> Held:
     return hold(open_trace(path))
 
 
+def warm() -> None:
+    """Compile what looks at held traces."""
+    flags, pages = np.zeros((2, 1), np.bool_), np.zeros((2, 1), np.int64)
+    runs, number = np.zeros(1, np.int64), np.zeros(1, np.int32)
+    for array in (runs, number):
+        array.flags.writeable = False
+    _touch(runs, number, flags, pages, 0, 0)
+
+
 @kernel
 def _touch(
     runs: NDArray[np.int64], number: NDArray[np.int32], seen: Flags, found: Pages, reads: int, writes: int
