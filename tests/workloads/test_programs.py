@@ -83,7 +83,7 @@ def test_every_page_is_touched_once_at_first_however_spans_are_cut(name, data):
         assert read.size == 0
         assert np.array_equal(written, first_of_each(workload.stream(x0, x1 - x0)[0]))
         order += [page for page in written.tolist() if page not in seen]
-        seen.update(order)
+        seen.update(written.tolist())
     assert order == every.tolist()
 
 
