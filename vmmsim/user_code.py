@@ -44,9 +44,12 @@ def make(words: str, folder: Path, given: Mapping[str, Any], offered: Mapping[st
     unknown or missing, and for what its constructor raises.
     """
     cls = load(words, folder)
-    if not callable(cls):
+    if not isinstance(cls, type):
         raise BadInput(f"{words} is no class, but {type(cls).__name__}")
-    parameters = inspect.signature(cls).parameters
+    try:
+        parameters = inspect.signature(cls).parameters
+    except ValueError:
+        raise BadInput(f"{words} does not say what it takes; use a class written in Python") from None
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     named = [name for name, parameter in parameters.items() if parameter.kind in (1, 3)]
     for key in given:

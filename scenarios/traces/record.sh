@@ -76,6 +76,7 @@ static double uniform(void) { /* SplitMix64 */
   return (double)((z ^ z >> 31) >> 11) / 9007199254740992.0;
 }
 int main(int count, char **argument) {
+  if (count != 3) return 2;
   int scale = atoi(argument[1]);
   int64_t vertices = 1l << scale, pairs = 16 * vertices;
   int64_t *name = malloc(vertices * sizeof *name), *end = malloc(2 * pairs * sizeof *end);
@@ -104,7 +105,7 @@ int main(int count, char **argument) {
   fwrite(head, sizeof *head, 2, file);
   fwrite(offset, sizeof *offset, vertices + 1, file);
   fwrite(neighbour, sizeof *neighbour, 2 * pairs, file);
-  return fclose(file) + (count != 3);
+  return fclose(file);
 }
 C
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import attrs
@@ -98,7 +99,14 @@ def build(description: Description, *, seed: int, vm: str, memory_bytes: int, fo
     if description.repeat and description.trace is None:
         raise BadInput("only a trace ends and can be repeated", path="repeat")
     if description.name is not None:
-        return _named(description, description.name, seed, vm, memory_bytes)
+        return named(
+            description.name,
+            seed=seed,
+            vm=vm,
+            memory_bytes=memory_bytes,
+            footprint_bytes=description.footprint_bytes,
+            parameters=description.parameters,
+        )
     if description.trace is not None:
         return _traced(description, description.trace, folder)
     return _of_user(description, str(description.use), seed, vm, memory_bytes, folder)
@@ -117,26 +125,41 @@ def _table() -> dict[str, Any]:
     return tomllib.loads(resources.files("vmmsim.data").joinpath("workloads.toml").read_text("utf-8"))
 
 
-def _named(description: Description, name: str, seed: int, vm: str, memory_bytes: int) -> Workload:
+def named(
+    name: str,
+    *,
+    seed: int,
+    vm: str,
+    memory_bytes: int,
+    footprint_bytes: int | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
+) -> Phased:
+    """Return the model of a shipped program; ``BadInput`` as ``build``."""
     if name not in _MODELS:
         raise BadInput(unknown(name, PROGRAMS), path="name")
     model, kind = _MODELS[name]
     values = {key: number.value for key, number in numbers(name).items()}
-    footprint = description.footprint_bytes
-    if footprint is None:
-        footprint = min(int(memory_bytes * values["share_of_memory"]), int(values.get("footprint_bytes", 1 << 62)))
-    if footprint > memory_bytes:
+    pages = _pages(name, footprint_bytes, memory_bytes, values)
+    defaults = kind(**{field.name: values[field.name] for field in attrs.fields(kind)})
+    return model(pages, _chosen(defaults, parameters), seed=seed, vm=vm, ideal_cycles=float(values["ideal_cycles"]))
+
+
+def _pages(name: str, footprint_bytes: int | None, memory_bytes: int, values: Mapping[str, float]) -> int:
+    """Return the pages of a program's footprint; ``BadInput`` if that is too large or too small."""
+    if footprint_bytes is None:
+        footprint_bytes = int(min(memory_bytes * values["share_of_memory"], values.get("footprint_bytes", 1 << 62)))
+    if footprint_bytes > memory_bytes:
         raise BadInput(
-            f"{format_bytes(footprint)} do not fit the VM's memory of {format_bytes(memory_bytes)}", path="footprint"
-        )
-    if footprint < SMALLEST * PAGE_BYTES:
-        raise BadInput(
-            f"{format_bytes(footprint)} is too small for {name}, which needs {format_bytes(SMALLEST * PAGE_BYTES)}",
+            f"{format_bytes(footprint_bytes)} do not fit the VM's memory of {format_bytes(memory_bytes)}",
             path="footprint",
         )
-    defaults = {field.name: values[field.name] for field in attrs.fields(kind) if field.name in values}
-    parameters = _chosen(kind(**defaults), description.parameters)
-    return model(footprint // PAGE_BYTES, parameters, seed=seed, vm=vm, ideal_cycles=float(values["ideal_cycles"]))
+    if footprint_bytes < SMALLEST * PAGE_BYTES:
+        raise BadInput(
+            f"{format_bytes(footprint_bytes)} is too small for {name}, which needs "
+            f"{format_bytes(SMALLEST * PAGE_BYTES)}",
+            path="footprint",
+        )
+    return footprint_bytes // PAGE_BYTES
 
 
 def _chosen(defaults: Any, given: Mapping[str, Any]) -> Any:

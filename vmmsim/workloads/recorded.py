@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -57,6 +56,10 @@ class Held:
         """Accesses in one pass."""
         return int(self.ends[-1])
 
+    def run_of(self, x: int) -> int:
+        """Return the position of the run that access x of a pass is in."""
+        return int(np.searchsorted(self.ends, x, side="right"))
+
 
 class TraceWorkload:
     """The accesses of a trace in their order, once, or again and again; every vCPU makes the same.
@@ -93,7 +96,7 @@ class TraceWorkload:
         found = np.empty((2, held.pages.size), np.int64)
         reads = writes = 0
         for start, end in passes:
-            first, last = (int(np.searchsorted(held.ends, at, side="right")) for at in (start, end - 1))
+            first, last = held.run_of(start), held.run_of(end - 1)
             reads, writes = _touch(
                 held.runs[first : last + 1], held.number[first : last + 1], seen, found, reads, writes
             )
@@ -122,7 +125,7 @@ class TraceWorkload:
     def _between(self, start: int, end: int) -> NDArray[np.int64]:
         """Return the runs of the accesses [start, end) of a pass; the first and the last may be parts of runs."""
         ends = self.held.ends
-        first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
+        first, last = self.held.run_of(start), self.held.run_of(end - 1)
         runs = self.held.runs[first : last + 1].copy()
         _shorten(runs, 0, start - (int(ends[first - 1]) if first else 0))
         _shorten(runs, -1, int(ends[last]) - end)
@@ -161,6 +164,7 @@ def hold(trace: Trace) -> Held:
         ideal_cycles=ideal,
         notes=trace.notes,
     )
+    assert held.accesses == data, "folding loses no access"
     for array in (held.runs, held.ends, held.number, held.pages):
         array.flags.writeable = False
     return held
@@ -179,6 +183,15 @@ def held(path: Path) -> Held:
 @lru_cache(maxsize=_KEPT)
 def _held(path: Path, changed_ns: int, size: int) -> Held:
     return hold(open_trace(path))
+
+
+def warm() -> None:
+    """Compile what looks at held traces."""
+    flags, pages = np.zeros((2, 1), np.bool_), np.zeros((2, 1), np.int64)
+    runs, number = np.zeros(1, np.int64), np.zeros(1, np.int32)
+    for array in (runs, number):
+        array.flags.writeable = False
+    _touch(runs, number, flags, pages, 0, 0)
 
 
 @kernel

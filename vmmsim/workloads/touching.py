@@ -146,7 +146,9 @@ def _timed(piece: Piece, x0: int, x1: int, kind: int, base: int) -> Pages:
     rates, key, begin, n = _drawing(piece, x0, x1, kind)
     least = float(rates.min()) * n
     if least >= _SURE:  # all are met within a small part of the span: drawing would tell the order only
-        return np.arange(piece.start - base, piece.start - base + piece.pages)
+        return np.arange(piece.start - base, piece.start - base + piece.pages) | (
+            int((begin - x0) * scale) << _GVPN_BITS
+        )
     if n == 0 or not rates.any():
         return np.empty(0, np.int64)
     times = np.empty(piece.pages, dtype=np.int64)

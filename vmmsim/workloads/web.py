@@ -9,7 +9,7 @@ import numpy as np
 
 from vmmsim.jit import kernel
 from vmmsim.protocols import Churn
-from vmmsim.workloads.drawing import bits, rows_of, shuffled
+from vmmsim.workloads.drawing import bits, rows_of, shuffle, shuffled
 from vmmsim.workloads.phased import Phased, laid_out
 from vmmsim.workloads.ranks import draw_rank, zipf
 from vmmsim.workloads.touching import Mix
@@ -123,6 +123,8 @@ def _place(
     key: int, bounds: NDArray[np.int64], each: NDArray[np.float64], rows: int, rates: NDArray[np.float64]
 ) -> None:
     """Write the probability of each page to ``rates``, float64[pages]."""
+    places = np.empty(rates.size, np.int64)
+    shuffle(key, 0, rates.size, rows, places)
     for step in range(each.size):
         for rank in range(bounds[step], bounds[step + 1]):
-            rates[shuffled(key, rank, rates.size, rows)] = each[step]
+            rates[places[rank]] = each[step]
