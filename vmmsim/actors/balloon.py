@@ -69,7 +69,7 @@ class Balloon:
         return vm.ballooned_pages
 
     def exchanging(self, pages: int) -> Generator[Event, object, int]:
-        """Give up ``pages`` for good, for memory that is added elsewhere; return how many were, fewer if out of puff."""
+        """Give up ``pages`` for good, for memory added elsewhere; return how many were, fewer if out of puff."""
         done = 0
         while done < pages and (count := (yield from self._inflating(pages - done, self._exchanged))):
             done += count

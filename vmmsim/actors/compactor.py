@@ -83,7 +83,7 @@ class Compactor:
     # In the background
 
     def background(self) -> Generator[Event, object, None]:
-        """Be kcompactd: look every 500 ms, start above the high mark, stop at the low one, back off without progress."""
+        """Be kcompactd: look every 500 ms, start above the high mark, stop at the low one, back off if stuck."""
         assert self.settings is not None
         wanted, host, wait_ns = self.settings.proactiveness, self.vmm.host, policy.check_interval_ns()
         while wanted:

@@ -123,13 +123,14 @@ class Faults:
 
     def _strike_kernel(self, frame: int, correctable: bool, cause: int) -> None:
         """A frame that cannot move: it is used on while ECC corrects it; else its user is lost."""
+        kind = Kind(int(self.vmm.host.frames["kind"][frame])).name.lower()
         if correctable:
             self.recorder.decide(
                 "faults",
                 "retire",
                 asked="1 frame",
                 outcome="refused",
-                why=f"{Kind(int(self.vmm.host.frames['kind'][frame])).name.lower()} memory cannot move; ECC corrects it",
+                why=f"{kind} memory cannot move; ECC corrects it",
                 cause=cause,
             )
             return

@@ -82,7 +82,7 @@ class GuestOs:
         return vm.process
 
     def take_kernel(self, count: int) -> NDArray[np.int64]:
-        """Return int64[count]: gfns of kernel pages that cannot move, backed; ``GuestOutOfMemory`` if there are none."""
+        """Return int64[count]: gfns of kernel pages, immovable, backed; ``GuestOutOfMemory`` if there are none."""
         return self._allocate(count, kind=Kind.KERNEL, owner=0)
 
     def take_memmap(self, block: int) -> None:

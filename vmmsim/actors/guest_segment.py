@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def pages_needed(region: Region) -> int:
-    """Return the size of a free run that surely holds the region congruent modulo 2 MiB, so that OFFSET is 0 mod 2 MiB."""
+    """Return the size of a free run that holds the region congruent modulo 2 MiB, so that OFFSET is 0 mod 2 MiB."""
     return (region.start % PAGEBLOCK) + region.pages
 
 

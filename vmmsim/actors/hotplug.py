@@ -1,4 +1,4 @@
-"""Memory hot-plug: blocks of 128 MiB added at the end of gPA and onlined, or taken away if all that is in them can move.
+"""Memory hot-plug: blocks of 128 MiB added at the end of gPA, or taken away if all that is in them can move.
 
 A block's map of frames (512 pages of struct page) lies in memory that the guest already has, so that ranges added one
 after another are contiguous. What is added is onlined as kernel memory: it may hold page tables.

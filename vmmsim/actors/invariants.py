@@ -98,7 +98,7 @@ def check_books(guest: Guest) -> None:
 
 
 def check_segments(vm: VirtualMachine, vmm: Vmm) -> None:
-    """Below a live segment the table is complete and says the same; what the segment reaches is this VM's, and pinned."""
+    """Below a live segment the table is complete and says the same; what it reaches is this VM's, and pinned."""
     segment = vm.vmm_segment
     if segment is not None:
         gfns = np.arange(segment.base, segment.limit)

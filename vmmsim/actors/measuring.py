@@ -1,4 +1,4 @@
-"""What translation costs a VM as its life goes on: a sample for each stratum, summed, and told as rows of the tables."""
+"""What translation costs a VM as its life goes on: a sample for each stratum, summed, and told in rows."""
 
 from __future__ import annotations
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.vm import VirtualMachine
-    from vmmsim.decisions import Recorder
-    from vmmsim.decisions import Outcome
+    from vmmsim.decisions import Outcome, Recorder
     from vmmsim.protocols import Region
 
 

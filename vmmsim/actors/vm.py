@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from simpy import Event
 
+    from vmmsim import scenario
     from vmmsim.actors.escapes import Escapes
     from vmmsim.actors.process import Process
     from vmmsim.memory.ledger import Memory
     from vmmsim.memory.tokens import Token
-    from vmmsim.scenario import VM as VmDescription
     from vmmsim.translation.escape_filter import EscapeFilter
     from vmmsim.translation.page_table import PageTable
 
@@ -75,7 +75,9 @@ def frames_of(entries: NDArray[np.int64]) -> NDArray[np.int64]:
 class VirtualMachine:
     """One VM. ``number`` is its owner number in the host's ledger, its vpid and its eptp."""
 
-    def __init__(self, number: int, name: str, description: VmDescription, guest: Memory, nested: PageTable) -> None:
+    def __init__(  # noqa: PLR0915  a book has many pages
+        self, number: int, name: str, description: scenario.VM, guest: Memory, nested: PageTable
+    ) -> None:
         self.number = number
         self.name = name
         self.description = description
