@@ -526,7 +526,10 @@ class Sweep:
 
 @attrs.frozen(kw_only=True)
 class Scenario:
-    """A whole scenario. One that was loaded from a file is checked, and has each VM and event singly."""
+    """A whole scenario: a host, its VMs, what happens, and what is measured.
+
+    One that was loaded from a file is checked, and has each VM that ``count`` makes and each event singly.
+    """
 
     name: str = attrs.field(default="", metadata=NO_KEY)
     """What it is called: the file's name without ``.toml``."""

@@ -125,6 +125,22 @@ def unstructure(description: object) -> dict[str, Any]:
     return plain
 
 
+def key_of(field: str) -> str:
+    """Return the key that a file uses for ``field``."""
+    unit = unit_of(field)
+    return field.removesuffix(unit) if unit else field
+
+
+def unit_of(field: str) -> str | None:
+    """Return the end of the name ``field`` that is one of ``UNITS``; None if there is none."""
+    return next((end for end in UNITS if field.endswith(end)), None)
+
+
+def keys(cls: type) -> list[str]:
+    """Return the keys that a table of class ``cls`` can have, apart from those that are left to its rest."""
+    return [key_of(field.name) for field in attrs.fields(cls) if field.init and field.metadata not in (NO_KEY, REST)]
+
+
 def leaves(data: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield path and value of all in ``data`` that is no table and no list; an empty list is a value."""
     below = list(_children(data, path))
@@ -182,27 +198,12 @@ class _UnexpectedError(ValueError):
         super().__init__(f"{shown(value)} is not {wanted}")
 
 
-def _key(field: str) -> str:
-    """Return the key that a file uses for ``field``."""
-    unit = _unit(field)
-    return field.removesuffix(unit) if unit else field
-
-
-def _unit(field: str) -> str | None:
-    return next((end for end in UNITS if field.endswith(end)), None)
-
-
-def keys(cls: type) -> list[str]:
-    """Return the keys that a table of class ``cls`` can have, apart from those that are left to its rest."""
-    return [_key(field.name) for field in attrs.fields(cls) if field.init and field.metadata not in (NO_KEY, REST)]
-
-
 def _flatten(error: Exception, path: str) -> Iterator[Mistake]:
     """Yield every mistake in the tree of exceptions that cattrs raised for ``path``."""
     if isinstance(error, ClassValidationError):
         noted, others = error.group_exceptions()
         for inner, note in noted:
-            yield from _flatten_field(inner, path, _key(note.name))
+            yield from _flatten_field(inner, path, key_of(note.name))
         for inner in others:
             yield from _flatten(inner, path)
     elif isinstance(error, IterableValidationError):
@@ -296,9 +297,9 @@ def _overrides(cls: type) -> Any:
         word = field.metadata.get("word")
         if field.metadata == NO_KEY:
             special[field.name] = override(omit=True)
-        elif unit := _unit(field.name):
+        elif unit := unit_of(field.name):
             special[field.name] = override(
-                rename=_key(field.name),
+                rename=key_of(field.name),
                 struct_hook=_quantity(UNITS[unit], word),
                 unstruct_hook=_written(UNITS[unit], word),
             )

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import bench, demo, explain, machines, output, replay, warm
+from vmmsim.cli import bench, demo, explain, machines, output, replay, scenario_files, validate, warm
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
@@ -33,6 +33,10 @@ app.command("demo")(demo.demo)
 app.command("replay")(replay.replay)
 app.command("explain")(explain.explain)
 app.command("warm")(warm.warm)
+app.command("scenarios")(scenario_files.scenarios)
+app.command("validate")(validate.validate)
+app.command("new")(scenario_files.new)
+app.command("schema")(scenario_files.schema)
 app.command("machines")(machines.machines)
 app.command("bench")(bench.bench)
 
