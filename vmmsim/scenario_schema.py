@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import attrs
 
-from vmmsim import scenario as descriptions
+from vmmsim import scenario
 from vmmsim.scenario import DRAM_RATES, POLICIES, PROGRAMS, Scenario
 from vmmsim.spelling import AS_LIST, NO_KEY, REST, TAGGED
 from vmmsim.strict import key_of, unit_of
@@ -174,8 +174,7 @@ def _meaning(cls: type, field: str) -> str:
 def _meanings() -> dict[str, dict[str, str]]:
     """Return, by class and field, the line that stands under each field of the descriptions."""
     found: dict[str, dict[str, str]] = {}
-    for module in (descriptions, inspect.getmodule(descriptions.Event)):
-        assert module is not None
+    for module in (scenario, scenario.events, scenario.host, scenario.vm):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 found[node.name] = _lines_under(node.body)

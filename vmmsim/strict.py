@@ -7,12 +7,8 @@ value carries the unit: ``size_bytes`` is ``size = "32KiB"``, ``frequency_hz`` i
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import attrs
@@ -30,7 +26,25 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, mapping
 from vmmsim import addresses
 from vmmsim.errors import BadInput, Problem
 from vmmsim.hints import hint, shown, unknown
+from vmmsim.paths import every_path, join, leaves, upwards
 from vmmsim.spelling import AS_LIST, NO_KEY, REST, TAGGED
+from vmmsim.toml_file import load_toml
+
+__all__ = [
+    "UNITS",
+    "Mistake",
+    "Unit",
+    "in_order",
+    "join",
+    "key_of",
+    "keys",
+    "leaves",
+    "load_toml",
+    "mistakes",
+    "structure",
+    "unit_of",
+    "unstructure",
+]
 
 T = TypeVar("T")
 
@@ -53,30 +67,6 @@ UNITS: Final = {
     "_ns": Unit(addresses.parse_duration, addresses.write_duration, 'a duration; write e.g. "1d2h30m" or "10ms"'),
 }
 """The ends of field names that are units; of two that fit a name, the first."""
-
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_AT: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-
-
-def load_toml(path: str | Path) -> dict[str, Any]:
-    """Return what the TOML file ``path`` holds; ``BadInput`` if it cannot be read or is no TOML."""
-    try:
-        text = Path(path).read_bytes().decode()
-        data = tomllib.loads(text)
-    except FileNotFoundError:
-        raise BadInput("no such file", file=path) from None
-    except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror or error}", file=path) from None
-    except UnicodeDecodeError as error:
-        raise BadInput("is not UTF-8 text", file=path, path=f"byte {error.start}") from None
-    except RecursionError:
-        raise BadInput("is nested too deeply", file=path) from None
-    except ValueError as error:  # tomllib lets the errors of int() and datetime through
-        where, message = _where_and_what(str(error))
-        raise BadInput(f"is not TOML: {message}", file=path, path=where) from None
-    if not data:
-        raise BadInput("is empty", file=path)
-    return data
 
 
 def structure(cls: type[T], data: Mapping[str, Any], file: object = "") -> T:
@@ -113,9 +103,9 @@ def mistakes(cls: type[T], data: object, path: str = "") -> T | list[Mistake]:
 
 def in_order(found: list[Mistake], data: object) -> list[Mistake]:
     """Return ``found`` in the order of ``data``: what is not in it stands where the nearest table above it does."""
-    position = {path: n for n, path in enumerate(_paths(data, ""))}
+    position = {path: n for n, path in enumerate(every_path(data))}
     return sorted(
-        found, key=lambda mistake: next(position[path] for path in _upwards(mistake.place) if path in position)
+        found, key=lambda mistake: next(position[path] for path in upwards(mistake.place) if path in position)
     )
 
 
@@ -139,53 +129,6 @@ def unit_of(field: str) -> str | None:
 def keys(cls: type) -> list[str]:
     """Return the keys that a table of class ``cls`` can have, apart from those that are left to its rest."""
     return [key_of(field.name) for field in attrs.fields(cls) if field.init and field.metadata not in (NO_KEY, REST)]
-
-
-def leaves(data: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and value of all in ``data`` that is no table and no list; an empty list is a value."""
-    below = list(_children(data, path))
-    if not below and data != {}:
-        yield path, data
-    for child_path, child in below:
-        yield from leaves(child, child_path)
-
-
-def join(path: str, key: str | int) -> str:
-    """Return the path of ``key`` in what is at ``path``: ``vm.db``, ``event[0]``, ``arms."no filter"``."""
-    if isinstance(key, int):
-        return f"{path}[{key}]"
-    written = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
-    return f"{path}.{written}" if path else written
-
-
-def _upwards(path: str) -> Iterator[str]:
-    """Yield ``path`` and the path of everything that it lies in, "" last."""
-    yield path
-    for n in range(len(path) - 1, 0, -1):
-        if path[n] in ".[":
-            yield path[:n]
-    yield ""
-
-
-def _where_and_what(message: str) -> tuple[str, str]:
-    """Split tomllib's "Invalid value (at line 3, column 5)" into place and message."""
-    at = _AT.search(message)
-    where = "" if at is None else f"line {at[1]}, column {at[2]}" if at[1] else "end of file"
-    what = message[: at.start()] if at else message
-    return where, what[:1].lower() + what[1:]
-
-
-def _children(data: object, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(data, Mapping):
-        yield from ((join(path, key), value) for key, value in data.items())
-    elif isinstance(data, list | tuple):
-        yield from ((join(path, n), value) for n, value in enumerate(data))
-
-
-def _paths(data: object, path: str) -> Iterator[str]:
-    yield path
-    for child_path, child in _children(data, path):
-        yield from _paths(child, child_path)
 
 
 # --- cattrs, made strict ---
