@@ -35,7 +35,7 @@ def parse_path(path: str) -> list[str | int]:
     at = 0
     while at < len(path):
         match = _STEP.match(path, at)
-        if match is None or (at == 0 and match[3]):
+        if match is None or (at == 0 and path[0] in ".["):
             raise BadInput(f"{shown(path)} is no path; write e.g. vm.db.memory or event[0].at")
         bare, quoted, position = match.groups()
         steps.append(int(position) if position else bare if bare else json.loads(quoted))

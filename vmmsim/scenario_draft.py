@@ -11,7 +11,8 @@ import attrs
 from vmmsim import strict
 from vmmsim.errors import BadInput
 from vmmsim.hints import hint, shown
-from vmmsim.scenario import VM, Actor, Event, Host, Measure, Run, Scenario, Sweep, check_vm_name
+from vmmsim.scenario import VM, Actor, Event, Host, Measure, Run, Scenario, Sweep
+from vmmsim.scenario.values import check_vm_name
 from vmmsim.strict import Mistake
 
 _TABLES: Final = ("run", "host", "vm", "event", "actor", "measure", "sweep")

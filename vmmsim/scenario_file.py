@@ -87,7 +87,12 @@ def trace_of(scenario: Scenario, vm: VM) -> Path | None:
 
 
 def _machine_name(name: str, folder: Path | None) -> str:
-    return name if name in machine_names() or folder is None else str(folder / name)
+    """Return what names a machine from the working directory: a path in ``folder`` if ``name`` is one, and no word."""
+    if name in machine_names() or folder is None:
+        return name
+    beside = folder / name
+    is_path = beside.suffix == ".toml" or len(Path(name).parts) > 1 or beside.is_file()
+    return str(beside) if is_path else name
 
 
 def _singly(event: Event, draft: Draft) -> Iterator[Event]:
@@ -149,7 +154,9 @@ def _machine(name: str, folder: Path) -> Iterator[Mistake]:
     except BadInput as bad:
         for problem in bad.problems:
             named = shown(name) if problem.file else ""
-            message = ": ".join(part for part in (named, problem.path, problem.message) if part)
+            message = ": ".join(
+                part for part in (named, problem.path, problem.message.removeprefix("machine ")) if part
+            )
             yield Mistake("host.machine", message, "host.machine")
 
 

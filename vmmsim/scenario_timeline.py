@@ -14,6 +14,7 @@ from vmmsim.scenario import (
     VM,
     BalloonEvent,
     BootEvent,
+    CompactEvent,
     Event,
     FaultEvent,
     HotAddEvent,
@@ -71,7 +72,7 @@ def _of_event(event: Event, number: int, draft: Draft, states: dict[str, _State]
     if isinstance(event, FaultEvent):
         yield from _fault_on_host(event, draft)
     pattern = getattr(event, "vm", "")
-    if not pattern:
+    if not pattern and isinstance(event, CompactEvent | FaultEvent):
         return
     try:
         singles = draft.selected(pattern)

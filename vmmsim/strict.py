@@ -7,12 +7,8 @@ value carries the unit: ``size_bytes`` is ``size = "32KiB"``, ``frequency_hz`` i
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import attrs
@@ -30,7 +26,25 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, mapping
 from vmmsim import addresses
 from vmmsim.errors import BadInput, Problem
 from vmmsim.hints import hint, shown, unknown
+from vmmsim.paths import every_path, join, leaves, upwards
 from vmmsim.spelling import AS_LIST, NO_KEY, REST, TAGGED
+from vmmsim.toml_file import load_toml
+
+__all__ = [
+    "UNITS",
+    "Mistake",
+    "Unit",
+    "in_order",
+    "join",
+    "key_of",
+    "keys",
+    "leaves",
+    "load_toml",
+    "mistakes",
+    "structure",
+    "unit_of",
+    "unstructure",
+]
 
 T = TypeVar("T")
 
@@ -53,30 +67,6 @@ UNITS: Final = {
     "_ns": Unit(addresses.parse_duration, addresses.write_duration, 'a duration; write e.g. "1d2h30m" or "10ms"'),
 }
 """The ends of field names that are units; of two that fit a name, the first."""
-
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_AT: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-
-
-def load_toml(path: str | Path) -> dict[str, Any]:
-    """Return what the TOML file ``path`` holds; ``BadInput`` if it cannot be read or is no TOML."""
-    try:
-        text = Path(path).read_bytes().decode()
-        data = tomllib.loads(text)
-    except FileNotFoundError:
-        raise BadInput("no such file", file=path) from None
-    except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror or error}", file=path) from None
-    except UnicodeDecodeError as error:
-        raise BadInput("is not UTF-8 text", file=path, path=f"byte {error.start}") from None
-    except RecursionError:
-        raise BadInput("is nested too deeply", file=path) from None
-    except ValueError as error:  # tomllib lets the errors of int() and datetime through
-        where, message = _where_and_what(str(error))
-        raise BadInput(f"is not TOML: {message}", file=path, path=where) from None
-    if not data:
-        raise BadInput("is empty", file=path)
-    return data
 
 
 def structure(cls: type[T], data: Mapping[str, Any], file: object = "") -> T:
@@ -113,9 +103,9 @@ def mistakes(cls: type[T], data: object, path: str = "") -> T | list[Mistake]:
 
 def in_order(found: list[Mistake], data: object) -> list[Mistake]:
     """Return ``found`` in the order of ``data``: what is not in it stands where the nearest table above it does."""
-    position = {path: n for n, path in enumerate(_paths(data, ""))}
+    position = {path: n for n, path in enumerate(every_path(data))}
     return sorted(
-        found, key=lambda mistake: next(position[path] for path in _upwards(mistake.place) if path in position)
+        found, key=lambda mistake: next(position[path] for path in upwards(mistake.place) if path in position)
     )
 
 
@@ -125,51 +115,20 @@ def unstructure(description: object) -> dict[str, Any]:
     return plain
 
 
-def leaves(data: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and value of all in ``data`` that is no table and no list; an empty list is a value."""
-    below = list(_children(data, path))
-    if not below and data != {}:
-        yield path, data
-    for child_path, child in below:
-        yield from leaves(child, child_path)
+def key_of(field: str) -> str:
+    """Return the key that a file uses for ``field``."""
+    unit = unit_of(field)
+    return field.removesuffix(unit) if unit else field
 
 
-def join(path: str, key: str | int) -> str:
-    """Return the path of ``key`` in what is at ``path``: ``vm.db``, ``event[0]``, ``arms."no filter"``."""
-    if isinstance(key, int):
-        return f"{path}[{key}]"
-    written = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
-    return f"{path}.{written}" if path else written
+def unit_of(field: str) -> str | None:
+    """Return the end of the name ``field`` that is one of ``UNITS``; None if there is none."""
+    return next((end for end in UNITS if field.endswith(end)), None)
 
 
-def _upwards(path: str) -> Iterator[str]:
-    """Yield ``path`` and the path of everything that it lies in, "" last."""
-    yield path
-    for n in range(len(path) - 1, 0, -1):
-        if path[n] in ".[":
-            yield path[:n]
-    yield ""
-
-
-def _where_and_what(message: str) -> tuple[str, str]:
-    """Split tomllib's "Invalid value (at line 3, column 5)" into place and message."""
-    at = _AT.search(message)
-    where = "" if at is None else f"line {at[1]}, column {at[2]}" if at[1] else "end of file"
-    what = message[: at.start()] if at else message
-    return where, what[:1].lower() + what[1:]
-
-
-def _children(data: object, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(data, Mapping):
-        yield from ((join(path, key), value) for key, value in data.items())
-    elif isinstance(data, list | tuple):
-        yield from ((join(path, n), value) for n, value in enumerate(data))
-
-
-def _paths(data: object, path: str) -> Iterator[str]:
-    yield path
-    for child_path, child in _children(data, path):
-        yield from _paths(child, child_path)
+def keys(cls: type) -> list[str]:
+    """Return the keys that a table of class ``cls`` can have, apart from those that are left to its rest."""
+    return [key_of(field.name) for field in attrs.fields(cls) if field.init and field.metadata not in (NO_KEY, REST)]
 
 
 # --- cattrs, made strict ---
@@ -182,27 +141,12 @@ class _UnexpectedError(ValueError):
         super().__init__(f"{shown(value)} is not {wanted}")
 
 
-def _key(field: str) -> str:
-    """Return the key that a file uses for ``field``."""
-    unit = _unit(field)
-    return field.removesuffix(unit) if unit else field
-
-
-def _unit(field: str) -> str | None:
-    return next((end for end in UNITS if field.endswith(end)), None)
-
-
-def keys(cls: type) -> list[str]:
-    """Return the keys that a table of class ``cls`` can have, apart from those that are left to its rest."""
-    return [_key(field.name) for field in attrs.fields(cls) if field.init and field.metadata not in (NO_KEY, REST)]
-
-
 def _flatten(error: Exception, path: str) -> Iterator[Mistake]:
     """Yield every mistake in the tree of exceptions that cattrs raised for ``path``."""
     if isinstance(error, ClassValidationError):
         noted, others = error.group_exceptions()
         for inner, note in noted:
-            yield from _flatten_field(inner, path, _key(note.name))
+            yield from _flatten_field(inner, path, key_of(note.name))
         for inner in others:
             yield from _flatten(inner, path)
     elif isinstance(error, IterableValidationError):
@@ -296,9 +240,9 @@ def _overrides(cls: type) -> Any:
         word = field.metadata.get("word")
         if field.metadata == NO_KEY:
             special[field.name] = override(omit=True)
-        elif unit := _unit(field.name):
+        elif unit := unit_of(field.name):
             special[field.name] = override(
-                rename=_key(field.name),
+                rename=key_of(field.name),
                 struct_hook=_quantity(UNITS[unit], word),
                 unstruct_hook=_written(UNITS[unit], word),
             )

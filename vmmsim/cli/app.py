@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import bench, check, compare, demo, explain, machines, output, replay, warm
+from vmmsim.cli import bench, check, compare, demo, explain, machines, output, replay, scenario_files, validate, warm
 from vmmsim.cli import run as run_command
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
@@ -37,6 +37,10 @@ app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("explain")(explain.explain)
 app.command("warm")(warm.warm)
+app.command("scenarios")(scenario_files.scenarios)
+app.command("validate")(validate.validate)
+app.command("new")(scenario_files.new)
+app.command("schema")(scenario_files.schema)
 app.command("machines")(machines.machines)
 app.command("bench")(bench.bench)
 

@@ -6,42 +6,12 @@ from typing import ClassVar, Final, Literal
 
 import attrs
 
-from vmmsim.addresses import PAGE_BYTES, write_bytes
 from vmmsim.errors import BadInput
+from vmmsim.scenario.values import VmMode, check_blocks, check_pages, check_share
 from vmmsim.spelling import or_word
-
-BLOCK_BYTES: Final = 128 << 20
-"""Memory is plugged and unplugged in blocks of this size (Linux memory blocks on x86-64)."""
-
-VmMode = Literal["base", "vmm-direct", "guest-direct", "dual-direct"]
-"""Modes that a VM can want."""
 
 FaultKind = Literal["bit", "word", "row", "column", "bank"]
 """Which part of a DRAM device fails."""
-
-
-def check_share(share: float, path: str) -> None:
-    """Raise ``BadInput`` at ``path`` unless ``share`` lies in [0, 1]."""
-    if not 0 <= share <= 1:
-        raise BadInput(f"{share:g} is not between 0 and 1", path=path)
-
-
-def check_blocks(size_bytes: int, path: str) -> None:
-    """Raise ``BadInput`` at ``path`` unless ``size_bytes`` is a number of 128 MiB blocks, at least one."""
-    if size_bytes % BLOCK_BYTES or size_bytes == 0:
-        below = size_bytes // BLOCK_BYTES * BLOCK_BYTES
-        near = [write_bytes(size) for size in (below, below + BLOCK_BYTES) if size]
-        raise BadInput(
-            f"{write_bytes(size_bytes)} is not a multiple of 128MiB, the size of a memory block; "
-            f"write e.g. {' or '.join(near)}",
-            path=path,
-        )
-
-
-def check_pages(size_bytes: int, path: str) -> None:
-    """Raise ``BadInput`` at ``path`` unless ``size_bytes`` is a number of 4 KiB pages, at least one."""
-    if size_bytes % PAGE_BYTES or size_bytes == 0:
-        raise BadInput(f"{write_bytes(size_bytes)} is not a multiple of 4KiB, at least one page", path=path)
 
 
 @attrs.frozen(kw_only=True)
