@@ -121,7 +121,9 @@ class _Reader:
                 self.found.append(Mistake("", f"unknown key {shown(key)}{hint(key, _TABLES)}", strict.join("", key)))
         if "host" not in self.data:
             self.found.append(Mistake("", '"host" is missing; write e.g. [host] and memory = "96GiB"', ""))
-        if self.data.get("vm", {}) == {}:
+        run = self.data.get("run")
+        scripted = isinstance(run, Mapping) and "script" in run
+        if self.data.get("vm", {}) == {} and not scripted:
             self.found.append(Mistake("", 'no VM; a scenario needs one, e.g. [vm.db] and memory = "8GiB"', ""))
 
     def table(self, key: str, cls: type[Any], default: Any) -> Any:

@@ -51,10 +51,21 @@ def load_scenario(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Sc
     path = scenario_path(str(name_or_path))
     label = str(path) if path == Path(name_or_path) else path.name
     data, changed = _overridden(strict.load_toml(path), overrides)
+    return checked(data, name=path.stem, folder=path.parent, label=label, changed=changed)
+
+
+def checked(
+    data: Mapping[str, Any], *, name: str, folder: Path, label: str = "", changed: Iterable[str] = ()
+) -> Scenario:
+    """Return the scenario that plain data describe, spelled as in a file; ``BadInput`` has every mistake in them.
+
+    label    what messages call the file; ``changed``: paths whose values came from the command line instead
+    """
+    changed = list(changed)
     draft, found = read_parts(data)
     found += contradictions(draft)
     found += _sweep(draft, data)
-    found += _absent(draft, path.parent)
+    found += _absent(draft, folder)
     if found:
         raise BadInput.of(
             [
@@ -62,7 +73,7 @@ def load_scenario(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Sc
                 for mistake in in_order(found, data)
             ]
         )
-    return resolved(draft.whole(path.stem, path.parent))
+    return resolved(draft.whole(name, folder))
 
 
 def resolved(scenario: Scenario) -> Scenario:

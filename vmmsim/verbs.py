@@ -21,7 +21,7 @@ from vmmsim.errors import BadInput, Refused
 from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
 from vmmsim.scenario import VM
-from vmmsim.scenario_events import (
+from vmmsim.scenario.events import (
     BalloonEvent,
     BootEvent,
     CompactEvent,
@@ -34,8 +34,8 @@ from vmmsim.scenario_events import (
     ReclaimIoGapEvent,
     SelfBalloonEvent,
     ShutdownEvent,
-    VmMode,
 )
+from vmmsim.scenario.values import VmMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

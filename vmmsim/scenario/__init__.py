@@ -200,7 +200,7 @@ class Scenario:
     """Runs with other values, for ``vmmsim sweep``."""
 
     def __attrs_post_init__(self) -> None:
-        if not self.vm:
+        if not self.vm and self.run.script is None:
             raise BadInput("a scenario needs at least one VM; write e.g. [vm.db]", path="vm")
         for name in self.vm:
             check_vm_name(name)
