@@ -191,7 +191,7 @@ class Boot:
         measure = sim.scenario.measure
         sampler = Sampler(
             sim.engine, sim.prices, seed=sim.scenario.run.seed, vm=guest.vm.name,
-            lengths=lengths(measure), as_if=measure.as_if,
+            lengths=lengths(measure), as_if=sim.as_if,
         )  # fmt: skip
         return Meter(
             guest.os, workload, sampler, sim.recorder,

@@ -7,7 +7,7 @@ looks up another: what it needs it is given here and in ``booting``.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import simpy
 
@@ -28,6 +28,7 @@ from vmmsim.memory.ageing import live_in
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.randomness import stream
+from vmmsim.scenario.values import VmMode
 from vmmsim.scenario_file import machine_of
 from vmmsim.translation.engine import Engine
 from vmmsim.verbs import Handle, Verbs
@@ -55,7 +56,9 @@ class Simulation:
         self.scenario = scenario
         self.checked = check
         self.env = simpy.Environment(initial_time=0)
-        self.recorder = Recorder(lambda: int(self.env.now), as_if=scenario.measure.as_if)
+        self.as_if = _as_if(scenario)
+        """Modes that samples are priced in too: those asked for, and those that VMs want, for the cost of waiting."""
+        self.recorder = Recorder(lambda: int(self.env.now), as_if=self.as_if)
         self.machine = machine_of(scenario)
         self.host = self._host_memory()
         self.engine = Engine(self.machine, cores=0)
@@ -237,6 +240,13 @@ class Simulation:
     def fault(self, **arguments: Any) -> simpy.Process:
         """Let DRAM fail: the arguments of a scenario's ``do = "fault"``."""
         return self.env.process(self.verbs.faulting(arguments))
+
+
+def _as_if(scenario: Scenario) -> tuple[str, ...]:
+    wanted = {vm.mode for vm in scenario.vm.values()} | {getattr(event, "mode", "base") for event in scenario.event}
+    if scenario.run.script is not None:
+        wanted |= set(get_args(VmMode))
+    return (*scenario.measure.as_if, *sorted(wanted - {"base", *scenario.measure.as_if}))
 
 
 class Stall:

@@ -66,13 +66,23 @@ class GuestOs:
             vm.note_memory(start, end, True)
         vm.boot_top = vm.memory_top
         vm.kernel_table = self.engine.table(self.table_frames)
+        each = int(rates.number("guest.memmap_bytes_per_page"))
         image = min(int(rates.number("guest.kernel_image_bytes")) >> 12, pages // 16)
-        memmap = -(-pages * int(rates.number("guest.memmap_bytes_per_page")) >> 12)
+        memmap = -(-pages * each >> 12)
         top = ranges[-1][1]
         low, high = np.arange(image, dtype=np.int64), np.arange(top - memmap, top, dtype=np.int64)
         for gfns in (low, high):
             guest.take_range(int(gfns[0]), int(gfns[-1]) + 1, kind=Kind.KERNEL, owner=0, pages=None)
             self.vmm.back(vm, gfns)
+        self._note_memmaps(ranges, high, each * BLOCK_PAGES >> 12)
+
+    def _note_memmaps(self, ranges: list[tuple[int, int]], frames: NDArray[np.int64], each: int) -> None:
+        """Remember which frames describe which memory block, so that they can be freed with it: in order of gfns."""
+        at = 0
+        for start, end in ranges:
+            for block in range(start, end - BLOCK_PAGES + 1, BLOCK_PAGES):
+                self._memmaps[block] = frames[at : at + each]
+                at += each
 
     def run(self, workload: Workload) -> Process:
         """Start the process of a workload: its regions, nothing mapped."""
@@ -93,7 +103,8 @@ class GuestOs:
     def return_memmap(self, start: int, end: int) -> None:
         """Free the frames that described the memory blocks of [start, end)."""
         for block in range(start, end, BLOCK_PAGES):
-            self.vm.guest.give_back(self._memmaps.pop(block))
+            frames = self._memmaps.pop(block, np.empty(0, np.int64))
+            self.vm.guest.give_back(frames)
 
     def copies_ns(self, pages: int) -> int:
         """Return how long the guest takes to migrate ``pages``."""
