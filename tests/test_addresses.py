@@ -110,3 +110,15 @@ def test_a_duration_is_read_exactly(text: str, nanoseconds: int) -> None:
 def test_anything_else_is_no_duration(text: str) -> None:
     with pytest.raises(BadInput, match="is not a duration"):
         a.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "0 ns"), (999, "999 ns"), (80_000, "80 us"), (1_500_000, "1.5 ms"), (999_999_999, "1000 ms"),
+        (59 * 10**9, "59 s"), (61 * 10**9, "1 min 1 s"), (47 * 60 * 10**9, "47 min"), (7800 * 10**9, "2 h 10 min"),
+        (86400 * 10**9, "1 d"), (400 * 86400 * 10**9, "1 y 35 d"), (5 * 365 * 86400 * 10**9, "5 y"),
+    ],
+)  # fmt: skip
+def test_a_duration_is_told_in_two_units_at_most(nanoseconds: int, text: str) -> None:
+    assert a.format_duration(nanoseconds) == text

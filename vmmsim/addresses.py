@@ -117,6 +117,21 @@ def format_bytes(count: int) -> str:
     return f"{count} bytes"
 
 
+def format_duration(nanoseconds: int) -> str:
+    """Return a time as people write it, in two units at most: "2 h 10 min", "47 min", "1.5 s", "80 us"."""
+    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 1000)):
+        if nanoseconds < 60 * 10**9 and nanoseconds >= scale:
+            return f"{float(f'{nanoseconds / scale:.3g}'):g} {unit}"
+    if nanoseconds < 1000:
+        return f"{nanoseconds} ns"
+    units = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    at = next(n for n, (_, scale) in enumerate(units) if nanoseconds >= scale * _SECOND_NS)
+    (unit, scale), (small, small_scale) = units[at : at + 2]
+    count = (nanoseconds + small_scale * _SECOND_NS // 2) // (small_scale * _SECOND_NS)
+    large, rest = divmod(count, scale // small_scale)
+    return f"{large} {unit} {rest} {small}" if rest else f"{large} {unit}"
+
+
 def parse_frequency(text: str) -> int:
     """Return the hertz that "2.2GHz" means; ``BadInput`` for anything else, a missing unit included."""
     return _parse_quantity(text, _HERTZ, "", 'a frequency; write e.g. "2.2GHz"')

@@ -38,3 +38,22 @@ class BadInput(ValueError):
         error.problems = tuple(problems)
         error.args = ("\n".join(map(str, problems)),)
         return error
+
+
+class Refused(Exception):
+    """Raised when the model declines a verb; nothing was changed. A scenario file's refusal is recorded instead."""
+
+    def __init__(self, verb: str, *, vm: str = "", why: str, asked: str = "", possible: str = "") -> None:
+        self.verb = verb
+        """What was asked for, as scenarios call it."""
+        self.vm = vm
+        """Whose; "" for the host."""
+        self.why = why
+        """What is in the way."""
+        self.asked = asked
+        """How much was asked for, in words; "" if that is no question."""
+        self.possible = possible
+        """How much would be possible; "" if that is no question."""
+        of = f" of {vm}" if vm else ""
+        amount = f"{asked} asked, " if asked else ""
+        super().__init__(f"{verb}{of}: {amount}{why}")

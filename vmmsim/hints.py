@@ -30,7 +30,7 @@ def unknown(word: object, choices: Iterable[str]) -> str:
 def hint(word: object, choices: Iterable[str]) -> str:
     """Return what may have been meant by ``word``, to end a message: the nearest choice, or all of a few."""
     known = list(choices)
-    listed = f"; known: {', '.join(map(shown, known))}" if len(known) <= _FEW else ""
+    listed = f"; known: {', '.join(map(shown, known))}" if 0 < len(known) <= _FEW else ""
     return did_you_mean(word, known) or listed
 
 

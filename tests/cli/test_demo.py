@@ -35,5 +35,5 @@ def test_a_wrong_name_is_one_line_and_nothing_else(capsys):
     out, err = capsys.readouterr()
     assert (out, err) == (
         "",
-        "vmmsim: databse: neither a file nor a shipped trace; those are compiler, database, python\n",
+        "vmmsim: databse: neither a file nor a shipped trace; those are compiler, database, graph500, python\n",
     )

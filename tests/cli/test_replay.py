@@ -181,7 +181,7 @@ def bad_files() -> None:
 
 BAD = [
     (["nowhere.lackey"], "nowhere.lackey: no such file"),
-    (["nowhere"], "nowhere: neither a file nor a shipped trace; those are compiler, database, python"),
+    (["nowhere"], "nowhere: neither a file nor a shipped trace; those are compiler, database, graph500, python"),
     (["folder"], "folder: is not a file; a trace is one"),
     (["empty"], "empty: is empty; a trace holds at least one access"),
     (["none.lackey"], "none.lackey: holds no accesses; record a program that makes some"),

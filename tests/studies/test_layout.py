@@ -16,7 +16,7 @@ from vmmsim.config import MODES, Machine, Switches
 from vmmsim.errors import BadInput
 from vmmsim.jit import INTERPRETED
 from vmmsim.spec import Entry, SpecCore, SpecSegment, SpecTable, spec_filter
-from vmmsim.studies.layout import REGION_GAP, Layout, Plan, Program, lay_out, tables_needed
+from vmmsim.studies.layout import Layout, Plan, Program, lay_out, tables_needed
 from vmmsim.studies.placement import PLACEMENTS
 from vmmsim.translation import audit
 from vmmsim.translation import page_table as pt
@@ -24,6 +24,7 @@ from vmmsim.translation.engine import Engine
 from vmmsim.translation.page_table import PageTable
 from vmmsim.translation.registers import Segment
 from vmmsim.translation.state import Exit
+from vmmsim.workloads.regions import REGION_GAP
 
 SIZES = tuple(itertools.product((0, 1, 2), (0, 1, 2)))
 

@@ -124,12 +124,14 @@ class Twin:
         step = 1 << 9 * size
         page, frame = page & -step, frame & -step
         before = set(self.ours.table_frames.tolist())
+        emptied = size and (size + 1, page >> 9 * size) in self.theirs.entries
         try:
             self.ours.map(page, frame, size=size, flags=sum(FLAG_NAMES[name] for name, on in flags.items() if on))
         except pt.AlreadyMapped:
-            assert self.theirs.leaf(page) is not None or (size + 1, page >> 9 * size) in self.theirs.entries
+            assert self.theirs.leaf(page) is not None or emptied
             return False
-        assert before <= set(self.ours.table_frames.tolist())
+        assert emptied or before <= set(self.ours.table_frames.tolist())
+        SEEN["tables pruned"] += bool(emptied)
         frames = (self.ours.table_at(page, level) for level in range(self.theirs.levels, size + 1, -1))
         missing = [
             frame

@@ -60,13 +60,13 @@ BUGS = (
     Bug(
         "a nested write sets no dirty bit",
         "walk",
-        "ACCESSED | (DIRTY if is_write else 0)\n        if marked",
+        "ACCESSED | (DIRTY if is_write or core.shadow else 0)\n        if marked",
         "ACCESSED\n        if marked",
     ),
     Bug(
         "a guest write sets no dirty bit",
         "walk",
-        "marked = entry | ACCESSED | (DIRTY if is_write else 0)\n    if",
+        "marked = entry | ACCESSED | (DIRTY if is_write or core.shadow else 0)\n    if",
         "marked = entry | ACCESSED\n    if",
     ),
     Bug(
@@ -151,15 +151,14 @@ BUGS = (
     Bug(
         "a context's invalidation drops global entries",
         "engine",
-        "lambda name: name[:2] == (vpid, asid))\n        return self._drop(tlb_spaces=spaces, walk_spaces=spaces)",
-        "lambda name: name[:2] in ((vpid, asid), (vpid, None)))\n"
-        "        return self._drop(tlb_spaces=spaces, walk_spaces=spaces)",
+        "        spaces = self._spaces(vpid=vpid, asids=(asid,))\n",
+        "        spaces = self._spaces(vpid=vpid, asids=(asid, None))\n",
     ),
     Bug(
         "a page's invalidation misses global entries",
         "engine",
-        "lambda name: name[:2] in ((vpid, asid), (vpid, None)))",
-        "lambda name: name[:2] == (vpid, asid))",
+        "shared = self._spaces(vpid=vpid, asids=(asid, None))",
+        "shared = self._spaces(vpid=vpid, asids=(asid,))",
     ),
     Bug(
         "segment translations reach the L2 TLB",

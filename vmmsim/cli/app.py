@@ -9,7 +9,8 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import bench, demo, explain, machines, output, replay, scenario_files, validate, warm
+from vmmsim.cli import bench, check, compare, demo, explain, machines, output, replay, scenario_files, validate, warm
+from vmmsim.cli import run as run_command
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
 
@@ -31,6 +32,9 @@ app.add_typer(trace_app, name="trace")
 
 app.command("demo")(demo.demo)
 app.command("replay")(replay.replay)
+app.command("run")(run_command.run)
+app.command("compare")(compare.compare)
+app.command("check")(check.check)
 app.command("explain")(explain.explain)
 app.command("warm")(warm.warm)
 app.command("scenarios")(scenario_files.scenarios)

@@ -8,8 +8,30 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-_TERMINAL_SECONDS: Final = 0.5
-_ELSEWHERE_SECONDS: Final = 60.0
+TERMINAL_SECONDS: Final = 0.5
+ELSEWHERE_SECONDS: Final = 60.0
+
+
+class Line:
+    """One line on stderr: on a terminal it renews itself, elsewhere each text is a line of its own."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """Say ``text`` in place of what was said before."""
+        if self.terminal:
+            print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def rub_out(self) -> None:
+        """Leave an empty line on a terminal."""
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._width = 0
 
 
 class Progress:
@@ -20,8 +42,7 @@ class Progress:
         self._started: float | None = None
         self._said = time.monotonic()
         self._before = 0
-        self._terminal = sys.stderr.isatty()
-        self._width = 0
+        self._line = Line()
 
     def __enter__(self) -> Progress:
         return self
@@ -29,24 +50,19 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._rub_out()
+        self._line.rub_out()
 
     def __call__(self, done: int) -> None:
         """Say that ``done`` units are done, if it is time to."""
         now = time.monotonic()
         if self._started is None:
             self._started, self._before = now, done
-        if now - self._said < (_TERMINAL_SECONDS if self._terminal else _ELSEWHERE_SECONDS):
+        if now - self._said < (TERMINAL_SECONDS if self._line.terminal else ELSEWHERE_SECONDS):
             return
         self._said = now
         seconds = now - self._started
         rate = f", {(done - self._before) / seconds / 1e6:.1f} million a second" if seconds else ""
-        line = f"{self._verb}: {done:,} {self._unit} in {seconds:.0f} s{rate}"
-        if self._terminal:
-            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
-            self._width = len(line)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        self._line.say(f"{self._verb}: {done:,} {self._unit} in {seconds:.0f} s{rate}")
 
     def then(self, verb: str) -> Callable[[int], None]:
         """Return what tells of the next stage: from its first call on the line says ``verb``, and counts anew."""
@@ -58,19 +74,13 @@ class Progress:
 
         return call
 
-    def _rub_out(self) -> None:
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
-            self._width = 0
-
 
 class Steps:
     """Says what a command is at, a step at a time; to be used in a with statement like ``Progress``."""
 
     def __init__(self) -> None:
         self._said = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._width = 0
+        self._line = Line()
 
     def __enter__(self) -> Steps:
         return self
@@ -78,14 +88,10 @@ class Steps:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+        self._line.rub_out()
 
     def __call__(self, step: str) -> None:
         """Say the step that begins: at once on a terminal, elsewhere if nothing was said for a minute."""
-        if self._terminal:
-            print("\r" + step.ljust(self._width), end="", file=sys.stderr, flush=True)
-            self._width = len(step)
-        elif time.monotonic() - self._said >= _ELSEWHERE_SECONDS:
+        if self._line.terminal or time.monotonic() - self._said >= ELSEWHERE_SECONDS:
             self._said = time.monotonic()
-            print(step, file=sys.stderr, flush=True)
+            self._line.say(step)

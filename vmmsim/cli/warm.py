@@ -8,11 +8,13 @@ from vmmsim.cli import output
 
 
 def warm() -> None:
-    """Compile the translation engine, and say where the machine code is kept."""
+    """Compile all kernels, and say where the machine code is kept."""
     from vmmsim import jit
-    from vmmsim.translation.warm import warm as compile_all
+    from vmmsim.translation.warm import warm as warm_translation
+    from vmmsim.workloads.warm import warm as warm_workloads
 
     started = time.monotonic()
-    compile_all()
+    warm_translation()
+    warm_workloads()
     where = jit.CACHE_FOLDER or "nowhere: the cache folder cannot be written (VMMSIM_CACHE names another)"
     output.say(f"warm after {time.monotonic() - started:.1f} s; kernels are kept in {where}")

@@ -26,15 +26,19 @@ class Look:
     label: str
     colour: str
     hatch: str = ""
+    mark: str = ""
+    """One character that stands for it in a terminal."""
+    letter: str = ""
+    """The same where there is only ASCII."""
 
 
 MODES: Final[dict[str, Look]] = {
-    "native": Look("native", "#5f6670", ""),
-    "native-direct": Look("native Direct Segment", "#e69f00", ".."),
-    "base": Look("base virtualized", "#d55e00", "//"),
-    "dual-direct": Look("Dual Direct", "#009e73", "xx"),
-    "vmm-direct": Look("VMM Direct", "#0072b2", "\\\\"),
-    "guest-direct": Look("Guest Direct", "#cc79a7", "--"),
+    "native": Look("native", "#5f6670", "", "·", "n"),
+    "native-direct": Look("native Direct Segment", "#e69f00", "..", ":", "N"),
+    "base": Look("base virtualized", "#d55e00", "//", "░", "b"),
+    "dual-direct": Look("Dual Direct", "#009e73", "xx", "█", "D"),
+    "vmm-direct": Look("VMM Direct", "#0072b2", "\\\\", "▓", "V"),
+    "guest-direct": Look("Guest Direct", "#cc79a7", "--", "▒", "G"),
 }
 """Every mode of ``config.MODES``, in its order."""
 

@@ -19,6 +19,7 @@ from vmmsim.studies.placement import Frames, Placement
 from vmmsim.translation.escape_filter import random_filter
 from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, FRAME_MASK, WRITABLE
 from vmmsim.translation.registers import Registers, Segment
+from vmmsim.workloads.regions import primary_region
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from vmmsim.translation.page_table import PageTable
 
 FLAGS: Final = WRITABLE | EXECUTABLE | ACCESSED | DIRTY
-REGION_GAP: Final = 4096
-"""Pages (16 MiB) without an access that end a region: regions are what a program allocates in one piece."""
 SPARE_TABLES: Final = 8
 """Frames for tables beyond those counted: a page table keeps a few empty ones at hand."""
 SMALLEST_GUEST: Final = 1 << 15
@@ -54,21 +53,8 @@ class Program:
     """int64[m], ascending: gvpns that instructions are fetched from, replayed or not."""
 
     def primary_region(self) -> tuple[int, int]:
-        """Return the gvpns [base, limit) that a guest segment is made for; base = limit if there are none.
-
-        It is the region of data with the most pages touched: no code in it, and no gap over REGION_GAP. A segment
-        gives one permission to all of it, and backs all of it with memory, gaps too.
-        """
-        data = np.setdiff1d(self.pages, self.code, assume_unique=True)
-        if data.size == 0:
-            return 0, 0
-        code_before = np.searchsorted(self.code, data)
-        ends_here = (np.diff(data) > REGION_GAP) | (np.diff(code_before) > 0)
-        starts = np.concatenate([[0], np.flatnonzero(ends_here) + 1])
-        sizes = np.diff(np.append(starts, data.size))
-        largest = int(np.argmax(sizes))
-        first = int(starts[largest])
-        return int(data[first]), int(data[first + int(sizes[largest]) - 1]) + 1
+        """Return the gvpns [base, limit) that a guest segment is made for; base = limit if there are none."""
+        return primary_region(self.pages, self.code)
 
 
 @attrs.frozen(kw_only=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vmmsim.translation.page_table import DIRTY, EXECUTABLE, WRITABLE, Leaf
 from vmmsim.translation.state import (
     CACHE_PART,
@@ -93,6 +95,17 @@ def contents(machine: Machine, core: Core, cells: Cells, names: dict[int, Name],
     return told
 
 
+def entries_of_size(core: Core, cells: Cells, group: int, size: int) -> int:
+    """Return how many entries of ``size`` a group of TLBs holds, without looking at each in turn."""
+    part = 3 * group + size
+    start, ways = int(core.part_start[part]), int(core.part_ways[part])
+    if ways == 0:
+        return 0
+    sets = cells[start : start + (int(core.part_mask[part]) + 1) * 2 * ways].reshape(-1, 2, ways)
+    keys = sets[:, 0]
+    return int(np.count_nonzero((keys != EMPTY) & (keys >> SIZE_SHIFT & 3 == size) & (keys >> NESTED_SHIFT & 1 == 0)))
+
+
 def _table(key: int, value: int, first: int, names: dict[int, Name], eptps: dict[int, int]) -> tuple[Any, ...]:
     space = key >> SPACE_SHIFT
     owner = ("nested", eptps[space]) if first == NESTED_PART else ("combined", *names[space])
@@ -113,16 +126,17 @@ def check_counters(counts: dict[str, int]) -> None:
     assert c["references_from_memory"] <= c["references"]
 
 
-def check_contents(told: Contents, registers: dict[Name, Registers]) -> None:
+def check_contents(told: Contents, registers: dict[Name, Registers], *, marks: bool = True) -> None:
     """Assert that every translation and every walk-cache entry is what segments and page tables say now.
 
     Registers are the last ones loaded for each context. A nested entry may serve any process of its VM, and a global
-    one comes from any of them: it is enough that it is true for one.
+    one comes from any of them: it is enough that it is true for one. Without ``marks`` the core sets no dirty bits, and
+    a dirty entry may come from a clean leaf.
     """
     for structure, sets in told.items():
         for entry in (entry for entries in sets.values() for entry in entries):
             if "tlb" in structure:
-                wrong = [_wrong_translation(entry, loaded) for loaded in _owners(entry[0], registers)]
+                wrong = [_wrong_translation(entry, loaded, marks) for loaded in _owners(entry[0], registers)]
             elif "walk_cache" in structure:
                 wrong = [_wrong_table(entry, loaded, int(structure[-1])) for loaded in _owners(entry[0], registers)]
             else:
@@ -140,7 +154,7 @@ def _owners(owner: tuple[Any, ...], registers: dict[Name, Registers]) -> list[Re
     ]
 
 
-def _wrong_translation(entry: tuple[Any, ...], loaded: Registers) -> str:
+def _wrong_translation(entry: tuple[Any, ...], loaded: Registers, marks: bool) -> str:
     """Return what is wrong with a TLB entry for these registers, "" if nothing is."""
     owner, size, number, hfn, writable, dirty, executable = entry
     pages = 1 << 9 * size
@@ -151,7 +165,7 @@ def _wrong_translation(entry: tuple[Any, ...], loaded: Registers) -> str:
         frame, may_write, is_dirty, may_execute = truth
         if frame != hfn + page % pages:
             return f"page {page:#x} is at {frame:#x}"
-        if (writable and not may_write) or (dirty and not is_dirty):
+        if (writable and not may_write) or (dirty and marks and not is_dirty):
             return f"page {page:#x} is {'clean' if may_write else 'read-only'}"
         if executable and not may_execute:
             return f"page {page:#x} is not executable"

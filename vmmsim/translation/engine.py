@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
 
-from vmmsim.addresses import TABLE_ENTRIES
-from vmmsim.errors import BadInput
 from vmmsim.translation import audit, invalidate, state
-from vmmsim.translation.escape_filter import map_escapes
+from vmmsim.translation.escape_maps import EscapeMaps
 from vmmsim.translation.page_table import PageTable, TablePool
 from vmmsim.translation.run import run
+from vmmsim.translation.spaces import Marks, Spaces
 from vmmsim.translation.state import GUEST, KINDS, NESTED, Count, Exit, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from vmmsim.config import Machine
     from vmmsim.translation.registers import Registers, Segment
 
-SPACES: Final = 1 << 15
-"""Contexts, and eptps, that a host can tell apart."""
+    Cores = Sequence[int] | None
+
+Context = tuple[int, int | None, int]
+"""(vpid, asid, eptp); asid None is the vpid's global one."""
 _NOTHING: Final = np.empty(0, np.int64)
-_BLOCKS_A_NODE: Final = 32 * TABLE_ENTRIES
 
 
 @attrs.frozen(kw_only=True)
@@ -60,11 +61,25 @@ class WalkStep:
 
 
 class _Core:
-    """One core: its record and its structures."""
+    """One core: its record and its structures, and the registers last loaded for each context."""
 
-    def __init__(self, machine: Machine, *, hierarchy: bool) -> None:
+    def __init__(self, machine: Machine, *, hierarchy: bool, shadow: bool) -> None:
         self.record, self.cells, self.tlb_words = state.allocate(machine, hierarchy=hierarchy)
+        self.record.shadow = shadow
+        self.hierarchy, self.shadow = hierarchy, shadow
         self.registers: Registers | None = None
+        self.own_loaded: dict[int, Registers] = {}
+
+    def empty(self) -> None:
+        """Empty every structure, caches too."""
+        self.cells[:] = state.EMPTY
+        self.record.present[:] = 0
+
+    def unload(self, vpid: int, asid: int | None) -> None:
+        """Forget registers of a VM, or of one process of it, and let go of their escape maps."""
+        if self.registers is not None and self.registers.vpid == vpid and asid in (None, self.registers.asid):
+            self.registers = None
+            self.record.escape_map[:] = -1
 
 
 class Engine:
@@ -79,15 +94,56 @@ class Engine:
         self.machine = machine
         self.hierarchy = hierarchy
         self.tables = TablePool()
-        self._cores = [_Core(machine, hierarchy=hierarchy) for _ in range(cores)]
-        self._contexts: dict[tuple[int, int | None, int], int] = {}
-        self._eptps: dict[int, int] = {}
+        self._cores = {number: _Core(machine, hierarchy=hierarchy, shadow=False) for number in range(cores)}
+        self._contexts: Spaces[Context] = Spaces()
+        self._eptps: Spaces[int] = Spaces()
         self._loaded: dict[int, Registers] = {}
-        self._escape_maps: dict[tuple[object, ...], tuple[int, int]] = {}
+        self._escape_maps = EscapeMaps(self.tables)
+        self._marks = Marks(3)
 
-    def table(self, table_frames: Callable[[int], NDArray[np.int64]], *, levels: int | None = None) -> PageTable:
-        """Return a new empty page table; ``table_frames(n)`` gives the frames of n tables (gfns or hfns)."""
-        return PageTable(self.tables, levels or self.machine.levels, table_frames)
+    def table(
+        self,
+        table_frames: Callable[[int], NDArray[np.int64]],
+        *,
+        levels: int | None = None,
+        give_back_frames: Callable[[NDArray[np.int64]], None] | None = None,
+    ) -> PageTable:
+        """Return a new empty page table.
+
+        table_frames      gives int64[n], the frames of n tables (gfns or hfns)
+        give_back_frames  takes int64[n], the frames of tables that are no more (see ``PageTable``)
+        """
+        return PageTable(self.tables, levels or self.machine.levels, table_frames, give_back_frames)
+
+    # Cores
+
+    @property
+    def cores(self) -> tuple[int, ...]:
+        """The numbers of the cores that there are."""
+        return tuple(self._cores)
+
+    def add_core(self, *, hierarchy: bool | None = None, shadow: bool = False) -> int:
+        """Return the number of a new core, empty, all counters zero; numbers of dropped cores are used again.
+
+        hierarchy  whether it models caches; None: as the engine does
+        shadow     a core that looks on: what it runs sets no accessed or dirty bit and so leaves no trace, and its
+                   registers are its own affair, whatever other cores load for the same context
+        """
+        with_caches = self.hierarchy if hierarchy is None else hierarchy
+        number = next(number for number in itertools.count() if number not in self._cores)
+        self._cores[number] = _Core(self.machine, hierarchy=with_caches, shadow=shadow)
+        return number
+
+    def drop_core(self, core: int) -> None:
+        """Take a core away; its number may be given to another."""
+        del self._cores[core]
+
+    def empty_core(self, core: int, *, counters: bool = False) -> None:
+        """Empty every structure of a core, caches too; with ``counters`` set its counters to zero. Registers stay."""
+        held = self._cores[core]
+        held.empty()
+        if counters:
+            held.record.count[:] = 0
 
     # Registers
 
@@ -99,21 +155,36 @@ class Engine:
         self._load_table(record, GUEST, registers.guest_table)
         if registers.nested_table is not None:
             self._load_table(record, NESTED, registers.nested_table)
-        record.eptp = self._number(self._eptps, registers.eptp)
+        record.eptp = self._eptps.number(registers.eptp)
         vpid, asid, eptp = registers.vpid, registers.asid, registers.eptp
-        record.context = self._number(self._contexts, (vpid, asid, eptp))
-        record.global_context = self._number(self._contexts, (vpid, None, eptp))
+        record.context = self._contexts.number((vpid, asid, eptp))
+        record.global_context = self._contexts.number((vpid, None, eptp))
         self._load_segment(record, GUEST, registers.guest_segment)
         self._load_segment(record, NESTED, registers.vmm_segment)
         held.registers = registers
-        self._loaded[int(record.context)] = registers
+        (held.own_loaded if held.shadow else self._loaded)[int(record.context)] = registers
 
-    @staticmethod
-    def _number(numbers: dict[Any, int], name: object) -> int:
-        number = numbers.setdefault(name, len(numbers) + 1)
-        if number >= SPACES:
-            raise BadInput(f"more than {SPACES - 1} address spaces on one host")
-        return number
+    def forget(self, vpid: int, asid: int | None = None) -> None:
+        """Forget a VM that is gone, or one process of it: its tables are followed no more, and may be freed.
+
+        Its entries are dropped (a process's global ones stay: they are the VM's), its registers unloaded, and its
+        contexts' numbers are free again; likewise the eptps of a VM that no other VM uses.
+        """
+        names = self._contexts.numbers
+        gone = [name for name in names if name[0] == vpid and asid in (None, name[1])]
+        if asid is None:
+            self.invalidate_vpid(vpid)
+            for eptp in {name[2] for name in gone} - {name[2] for name in names if name[0] != vpid}:
+                self.invalidate_eptp(eptp)
+                self._eptps.forget(eptp)
+        else:
+            self.invalidate_context(vpid, asid)
+        for held in self._cores.values():
+            held.unload(vpid, asid)
+        for name in gone:
+            for loaded in (self._loaded, *(held.own_loaded for held in self._cores.values())):
+                loaded.pop(names[name], None)
+            self._contexts.forget(name)
 
     def _load_table(self, record: Any, dimension: int, table: PageTable) -> None:
         assert table.pool is self.tables, "the table is another engine's"
@@ -130,30 +201,8 @@ class Engine:
         if segment.filter is not None:
             segment.filter.load(record, dimension)
             if segment.filter.members:
-                record.escape_map[dimension] = self._escape_map(record, dimension, segment)
-
-    def _escape_map(self, record: Any, dimension: int, segment: Segment) -> int:
-        """Return where the pool holds the escape map of a segment whose filter is loaded; made once for each."""
-        key = (segment.base, segment.limit, segment.filter)
-        if key not in self._escape_maps:
-            if len(self._escape_maps) >= 64:
-                self._forget_escape_map()
-            blocks = ((segment.limit + 511) >> 9) - (segment.base >> 9)
-            count = -(-blocks // _BLOCKS_A_NODE)
-            node = self.tables.take_run(count)
-            place = node * TABLE_ENTRIES
-            map_escapes(record, self.tables.entries, dimension, place, segment.base, segment.limit)
-            self._escape_maps[key] = (node, count)
-        return self._escape_maps[key][0] * TABLE_ENTRIES
-
-    def _forget_escape_map(self) -> None:
-        """Give back the oldest escape map that no core has loaded."""
-        loaded = {int(place) for held in self._cores for place in held.record.escape_map}
-        for key, (node, count) in self._escape_maps.items():
-            if node * TABLE_ENTRIES not in loaded:
-                self.tables.give_back(np.arange(node, node + count))
-                del self._escape_maps[key]
-                return
+                records = (held.record for held in self._cores.values())
+                record.escape_map[dimension] = self._escape_maps.place(record, dimension, segment, records)
 
     # Translation
 
@@ -202,94 +251,99 @@ class Engine:
         """Return the record of a core, for kernels that only read it (and for tests that break it)."""
         return self._cores[core].record
 
-    # Invalidation: on all cores, each call one batch
+    # Invalidation: each call one batch, on the cores given (None: all; a VM's entries lie only where it ran)
 
-    def invalidate_page(self, vpid: int, asid: int, gvpn: int) -> int:
+    def invalidate_page(self, vpid: int, asid: int, gvpn: int, *, cores: Cores = None) -> int:
         """Drop what a guest's INVLPG drops: entries of the page, global ones too; return how many."""
-        return self.invalidate_range(vpid, asid, gvpn, gvpn + 1)
+        return self.invalidate_range(vpid, asid, gvpn, gvpn + 1, cores=cores)
 
-    def invalidate_range(self, vpid: int, asid: int, start: int, end: int) -> int:
+    def invalidate_range(self, vpid: int, asid: int, start: int, end: int, *, cores: Cores = None) -> int:
         """Drop entries of a process, and the VM's global ones, that overlap gvpns [start, end)."""
-        own = self._marked(self._contexts, lambda name: name[:2] == (vpid, asid))
-        shared = self._marked(self._contexts, lambda name: name[:2] in ((vpid, asid), (vpid, None)))
-        return self._drop(tlb_spaces=shared, walk_spaces=own, pages=(start, end))
+        own = self._spaces(vpid=vpid, asids=(asid,))
+        shared = self._spaces(vpid=vpid, asids=(asid, None))
+        return self._drop(tlb_spaces=shared, walk_spaces=own, pages=(start, end), cores=cores)
 
-    def invalidate_context(self, vpid: int, asid: int) -> int:
+    def invalidate_context(self, vpid: int, asid: int, *, cores: Cores = None) -> int:
         """Drop all non-global entries of a process, as a CR3 load without PCID does."""
-        spaces = self._marked(self._contexts, lambda name: name[:2] == (vpid, asid))
-        return self._drop(tlb_spaces=spaces, walk_spaces=spaces)
+        spaces = self._spaces(vpid=vpid, asids=(asid,))
+        return self._drop(tlb_spaces=spaces, walk_spaces=spaces, cores=cores)
 
-    def invalidate_vpid(self, vpid: int) -> int:
+    def invalidate_vpid(self, vpid: int, *, cores: Cores = None) -> int:
         """Drop all combined entries of a VM, global ones too (INVVPID)."""
-        spaces = self._marked(self._contexts, lambda name: name[0] == vpid)
-        return self._drop(tlb_spaces=spaces, walk_spaces=spaces)
+        spaces = self._spaces(vpid=vpid)
+        return self._drop(tlb_spaces=spaces, walk_spaces=spaces, cores=cores)
 
-    def invalidate_eptp(self, eptp: int) -> int:
+    def invalidate_eptp(self, eptp: int, *, cores: Cores = None) -> int:
         """Drop all that depends on a nested table: combined and nested entries (INVEPT, single context)."""
-        spaces = self._marked(self._contexts, lambda name: name[2] == eptp)
-        nested = self._marked(self._eptps, lambda name: name == eptp)
-        return self._drop(tlb_spaces=spaces, walk_spaces=spaces, nested_spaces=nested)
+        spaces = [number for name, number in self._contexts.numbers.items() if name[2] == eptp]
+        nested = [self._eptps.numbers[eptp]] if eptp in self._eptps.numbers else []
+        return self._drop(tlb_spaces=spaces, walk_spaces=spaces, nested_spaces=nested, cores=cores)
 
-    def invalidate_frames(self, start: int, end: int) -> int:
+    def invalidate_frames(self, start: int, end: int, *, cores: Cores = None) -> int:
         """Drop entries whose hfns overlap [start, end), walk-cache entries of tables there, and their lines."""
-        return self._drop(frames=(start, end))
+        return self._drop(frames=(start, end), cores=cores)
 
-    def invalidate_moved(self, eptp: int, start: int, end: int) -> int:
+    def invalidate_moved(self, eptp: int, start: int, end: int, *, cores: Cores = None) -> int:
         """Drop what a VMM must when it changes where frames [start, end) of a VM are: ``vmm_invalidate`` says how."""
         if self.machine.switches.vmm_invalidate == "context":
-            dropped = self.invalidate_eptp(eptp)
+            dropped = self.invalidate_eptp(eptp, cores=cores)
+            moved = np.array([start, end])
             return dropped + sum(
-                invalidate.drop_lines(held.record, held.cells, np.array([start, end])) for held in self._cores
+                invalidate.drop_lines(held.record, held.cells, moved) for held in self._some(cores) if held.hierarchy
             )
-        return self.invalidate_frames(start, end)
+        return self.invalidate_frames(start, end, cores=cores)
 
     def invalidate_all(self) -> None:
         """Empty every TLB and walk cache; caches keep their lines."""
-        for held in self._cores:
+        for held in self._cores.values():
             held.cells[: held.tlb_words] = state.EMPTY
             held.record.present[:] = 0
 
     def empty(self) -> None:
         """Empty everything, caches too, and set all counters to zero: a machine just switched on."""
-        self.invalidate_all()
-        for held in self._cores:
-            held.cells[:] = state.EMPTY
-            held.record.count[:] = 0
+        for number in self._cores:
+            self.empty_core(number, counters=True)
 
-    @staticmethod
-    def _marked(numbers: dict[Any, int], wanted: Callable[[Any], bool]) -> NDArray[np.bool_]:
-        marks = np.zeros(SPACES, np.bool_)
-        marks[[number for name, number in numbers.items() if wanted(name)]] = True
-        return marks
+    def _some(self, cores: Cores) -> Iterable[_Core]:
+        return self._cores.values() if cores is None else (self._cores[core] for core in cores)
+
+    def _spaces(self, *, vpid: int, asids: tuple[int | None, ...] | None = None) -> list[int]:
+        """Return the numbers of a vpid's contexts, of these asids or of all."""
+        return [
+            number
+            for name, number in self._contexts.numbers.items()
+            if name[0] == vpid and (asids is None or name[1] in asids)
+        ]
 
     def _drop(
         self,
         *,
-        tlb_spaces: NDArray[np.bool_] | None = None,
-        walk_spaces: NDArray[np.bool_] | None = None,
-        nested_spaces: NDArray[np.bool_] | None = None,
+        tlb_spaces: Iterable[int] = (),
+        walk_spaces: Iterable[int] = (),
+        nested_spaces: Iterable[int] = (),
         pages: tuple[int, int] = (0, 1 << 45),
         frames: tuple[int, int] = (0, 0),
+        cores: Cores = None,
     ) -> int:
-        none = np.zeros(SPACES, np.bool_)
-        tlb, walk, nested = (none if marks is None else marks for marks in (tlb_spaces, walk_spaces, nested_spaces))
-        page_range, frame_range = np.array(pages, np.int64), np.array(frames, np.int64)
+        marks = self._marks.only(tlb_spaces, walk_spaces, nested_spaces)
+        ranges = np.array((pages, frames), np.int64)
         dropped = 0
-        for held in self._cores:
-            core, cells = held.record, held.cells
-            dropped += invalidate.drop_translations(core, cells, tlb, nested, page_range, frame_range)
-            dropped += invalidate.drop_tables(core, cells, walk, nested, page_range, frame_range)
-            if frames[0] < frames[1]:
-                dropped += invalidate.drop_lines(core, cells, frame_range)
+        for held in self._some(cores):
+            dropped += invalidate.sweep(held.record, held.cells, marks, ranges)
         return int(dropped)
+
+    def entries(self, group: int, size: int, *, core: int = 0) -> int:
+        """Return how many entries of a page size a group of TLBs (state.L1_DATA, ..., state.L2) holds."""
+        held = self._cores[core]
+        return audit.entries_of_size(held.record, held.cells, group, size)
 
     # Audit
 
     def contents(self, *, core: int = 0) -> dict[str, dict[int, list[Any]]]:
         """Return what each structure of a core holds: {structure: {set: entries, most recent first}}."""
         held = self._cores[core]
-        names = {number: name for name, number in self._contexts.items()}
-        eptps = {number: name for name, number in self._eptps.items()}
+        names = {number: name for name, number in self._contexts.numbers.items()}
+        eptps = {number: name for name, number in self._eptps.numbers.items()}
         return audit.contents(self.machine, held.record, held.cells, names, eptps)
 
     def check(self) -> None:
@@ -298,11 +352,13 @@ class Engine:
             registers.guest_table.check()
             if registers.nested_table is not None:
                 registers.nested_table.check()
-        by_name = {name: self._loaded[number] for name, number in self._contexts.items() if number in self._loaded}
-        for core in range(len(self._cores)):
+        for core, held in self._cores.items():
+            loaded = held.own_loaded if held.shadow else self._loaded
+            names = self._contexts.numbers
+            by_name = {name: loaded[number] for name, number in names.items() if number in loaded}
             audit.check_counters(self.counters(core=core))
-            audit.check_contents(self.contents(core=core), by_name)
+            audit.check_contents(self.contents(core=core), by_name, marks=not held.shadow)
 
-    def contexts(self) -> Iterable[tuple[int, int | None, int]]:
+    def contexts(self) -> Iterable[Context]:
         """Return (vpid, asid, eptp) of every context seen; asid None is a vpid's global one."""
-        return self._contexts.keys()
+        return self._contexts.numbers.keys()

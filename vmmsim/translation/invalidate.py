@@ -27,6 +27,22 @@ def _overlap(first: int, size: int, start: int, end: int) -> bool:
 
 
 @kernel
+def sweep(core: Core, cells: Cells, marks: NDArray[np.bool_], ranges: NDArray[np.int64]) -> int:
+    """Drop everything of one core that is to go; return how many entries and lines.
+
+    marks   bool[3, n], marked contexts for translations, marked contexts for walk-cache entries, marked eptps
+    ranges  int64[2, 2], pages [start, end) and hfns [start, end)
+
+    One call: from Python, each costs as much as the sweep of a core.
+    """
+    dropped = drop_translations(core, cells, marks[0], marks[2], ranges[0], ranges[1])
+    dropped += drop_tables(core, cells, marks[1], marks[2], ranges[0], ranges[1])
+    if ranges[1, 0] < ranges[1, 1]:
+        dropped += drop_lines(core, cells, ranges[1])
+    return dropped
+
+
+@kernel
 def drop_translations(
     core: Core,
     cells: Cells,

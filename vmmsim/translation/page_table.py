@@ -1,17 +1,7 @@
-"""Radix page tables of both dimensions, in one pool: 512 entries of 64 bits to a table, as the hardware has them.
+"""Radix page tables of both dimensions: a guest's, a VM's nested one, a native one.
 
-::
-
-    62            38 37            7   6   5   4   3   2   1   0
-    +---------------+---------------+---+---+---+---+---+---+---+
-    |   node (25)   |  frame (31)   | G | X | D | A | L | W | P |
-    +---------------+---------------+---+---+---+---+---+---+---+
-
-P present, W writable, L leaf, A accessed, D dirty, X executable, G global (guest leaves). ``frame`` is the frame of
-the page mapped or of the table one level down: a gfn in a guest table, an hfn in a nested one. A real entry has no
-more than that; ``node`` is where our pool keeps that table, so that the kernels need not look it up.
-
-Level 1 is the leaf level. The entry of page p at level l is number (p >> 9 (l - 1)) mod 512 of its table.
+Level 1 is the leaf level. The entry of page p at level l is number (p >> 9 (l - 1)) mod 512 of its table. What an
+entry holds: table_entry.py. Whoever takes a translation, a right or a table away invalidates it in the same step.
 """
 
 from __future__ import annotations
@@ -21,206 +11,52 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import numpy as np
 
-from vmmsim.addresses import TABLE_ENTRIES, size_pages
-from vmmsim.jit import inlined, kernel
+from vmmsim.addresses import SIZE_NAMES, TABLE_ENTRIES, size_pages
+from vmmsim.translation.table_entry import (
+    ACCESSED,
+    DIRTY,
+    EXECUTABLE,
+    FLAGS,
+    FRAME_MASK,
+    FRAME_SHIFT,
+    GLOBAL,
+    LEAF,
+    NODE_SHIFT,
+    PRESENT,
+    RIGHTS_AND_MARKS,
+    WRITABLE,
+    find_leaf,
+    frame_of,
+    is_leaf,
+    node_of,
+    slot,
+)
+from vmmsim.translation.table_kernels import (
+    TAKEN,
+    list_leaves,
+    look_at_pages,
+    map_pages,
+    place_leading_to,
+    protect_leaves,
+    remap_leaves,
+    split_leaves,
+    translate_pages,
+    unmap_leaves,
+)
+from vmmsim.translation.table_pool import TablePool, Tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
-    from vmmsim.translation.types import Pool
+__all__ = [
+    "ACCESSED", "DIRTY", "EXECUTABLE", "FLAGS", "FRAME_MASK", "FRAME_SHIFT", "GLOBAL", "LEAF", "NODE_SHIFT",
+    "PRESENT", "RIGHTS_AND_MARKS", "WRITABLE", "AlreadyMapped", "Leaf", "PageTable", "TablePool",
+    "find_leaf", "frame_of", "is_leaf", "node_of", "slot",
+]  # fmt: skip
 
-PRESENT: Final = 1
-WRITABLE: Final = 2
-LEAF: Final = 4
-ACCESSED: Final = 8
-DIRTY: Final = 16
-EXECUTABLE: Final = 32
-GLOBAL: Final = 64
-FLAGS: Final = 127
-FRAME_SHIFT: Final = 7
-FRAME_MASK: Final = (1 << 31) - 1
-NODE_SHIFT: Final = 38
-
-MAPPED: Final = 0
-NO_TABLES: Final = -1
-TAKEN: Final = -2
-
-
-@inlined
-def frame_of(entry: int) -> int:
-    """Return the frame that an entry names."""
-    return entry >> FRAME_SHIFT & FRAME_MASK
-
-
-@inlined
-def node_of(entry: int) -> int:
-    """Return the pool's node of the table that an entry leads to."""
-    return entry >> NODE_SHIFT
-
-
-@inlined
-def slot(node: int, page: int, level: int) -> int:
-    """Return the place in the pool of the entry for ``page`` in a table of ``level``."""
-    return (node << 9) + (page >> 9 * (level - 1) & 511)
-
-
-@inlined
-def is_leaf(entry: int, level: int) -> bool:
-    """Tell whether an entry of ``level`` maps a page (rather than leading to a table)."""
-    return level == 1 or entry & LEAF != 0
-
-
-@kernel
-def find_leaf(pool: Pool, root: int, levels: int, page: int) -> tuple[int, int]:
-    """Return (place, level) of the entry that maps ``page``, or of the absent entry where the walk ends."""
-    node = root
-    for level in range(levels, 0, -1):
-        place = slot(node, page, level)
-        entry = pool[place]
-        if entry & PRESENT == 0 or is_leaf(entry, level):
-            return place, level
-        node = node_of(entry)
-    return -1, 0
-
-
-@kernel
-def map_pages(
-    pool: Pool,
-    root: int,
-    levels: int,
-    pages: NDArray[np.int64],
-    frames: NDArray[np.int64],
-    size: int,
-    flags: NDArray[np.int64],
-    nodes: NDArray[np.int64],
-    node_frames: NDArray[np.int64],
-) -> tuple[int, int, int]:
-    """Map each of ``pages`` by a leaf of ``size`` to the frame beside it, with the flags beside it.
-
-    pool                written to
-    pages, frames       int64[n], aligned to the size
-    nodes, node_frames  int64[k], empty tables to use, and the frames they lie in
-
-    Return (pages mapped, tables used, why): MAPPED; NO_TABLES, the supply is used up; TAKEN, something is mapped at
-    the next page, at this level or above or below it.
-    """
-    used = 0
-    for i in range(pages.size):
-        node = root
-        for level in range(levels, size + 1, -1):
-            place = slot(node, pages[i], level)
-            entry = pool[place]
-            if entry & PRESENT == 0:
-                if used == nodes.size:
-                    return i, used, NO_TABLES
-                entry = nodes[used] << NODE_SHIFT | node_frames[used] << FRAME_SHIFT | PRESENT | WRITABLE
-                pool[place] = entry
-                used += 1
-            elif entry & LEAF:
-                return i, used, TAKEN
-            node = node_of(entry)
-        place = slot(node, pages[i], size + 1)
-        if pool[place] & PRESENT:
-            return i, used, TAKEN
-        pool[place] = frames[i] << FRAME_SHIFT | flags[i] | PRESENT | LEAF
-    return pages.size, used, MAPPED
-
-
-@kernel
-def translate_pages(pool: Pool, root: int, levels: int, pages: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
-    """Write to ``frames`` (int64[n]) the frame of each page, -1 where it is not mapped. No access bit changes."""
-    for i in range(pages.size):
-        place, level = find_leaf(pool, root, levels, pages[i])
-        entry = pool[place]
-        within = pages[i] & (1 << 9 * (level - 1)) - 1
-        frames[i] = frame_of(entry) + within if entry & PRESENT else -1
-
-
-@kernel
-def list_leaves(
-    pool: Pool,
-    root: int,
-    levels: int,
-    pages: NDArray[np.int64],
-    places: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-) -> int:
-    """Write first page, place in the pool and size of every leaf, in address order; return how many there are.
-
-    What does not fit the three int64[n] arrays is counted only.
-    """
-    found = 0
-    nodes = np.zeros(6, np.int64)
-    index = np.zeros(6, np.int64)
-    nodes[levels] = root
-    level = levels
-    prefix = 0
-    while level <= levels:
-        if index[level] == 512:
-            index[level] = 0
-            level += 1
-            prefix >>= 9
-            continue
-        i = index[level]
-        index[level] += 1
-        place = (nodes[level] << 9) + i
-        entry = pool[place]
-        if entry & PRESENT == 0:
-            continue
-        if is_leaf(entry, level):
-            if found < pages.size:
-                pages[found] = (prefix << 9 | i) << 9 * (level - 1)
-                places[found] = place
-                sizes[found] = level - 1
-            found += 1
-        else:
-            nodes[level - 1] = node_of(entry)
-            prefix = prefix << 9 | i
-            level -= 1
-    return found
-
-
-class TablePool:
-    """All page tables of a host: one int64 array that grows by doubling, and the nodes that are free in it."""
-
-    def __init__(self) -> None:
-        self.entries: NDArray[np.int64] = np.zeros(64 * TABLE_ENTRIES, np.int64)
-        self._used = 0
-        self._free: list[int] = []
-
-    @property
-    def nodes_in_use(self) -> int:
-        """The number of tables (4 KiB each) that are taken."""
-        return self._used - len(self._free)
-
-    def take(self, count: int) -> NDArray[np.int64]:
-        """Return int64[count]: nodes of empty tables, given-back ones first."""
-        reused = [self._free.pop() for _ in range(min(count, len(self._free)))]
-        fresh = np.arange(self._used, self._used + count - len(reused), dtype=np.int64)
-        self._grow(int(fresh.size))
-        nodes = np.concatenate([np.array(reused, np.int64), fresh])
-        self.entries.reshape(-1, TABLE_ENTRIES)[nodes] = 0
-        return nodes
-
-    def take_run(self, count: int) -> int:
-        """Return the first of ``count`` adjacent nodes, all zero."""
-        first = self._used
-        self._grow(count)
-        return first
-
-    def give_back(self, nodes: NDArray[np.int64]) -> None:
-        """Take back nodes that nothing leads to any more."""
-        self._free.extend(int(node) for node in nodes)
-
-    def _grow(self, count: int) -> None:
-        self._used += count
-        wanted = self._used * TABLE_ENTRIES
-        if wanted > self.entries.size:
-            grown = np.zeros(max(wanted, 2 * self.entries.size), np.int64)
-            grown[: self.entries.size] = self.entries
-            self.entries = grown
+_NONE: Final = np.empty(0, np.int64)
 
 
 class AlreadyMapped(Exception):
@@ -244,32 +80,44 @@ class Leaf:
 class PageTable:
     """One radix table: a guest's (gvpn to gfn), a VM's nested one (gfn to hfn), or a native one (vpn to hfn)."""
 
-    def __init__(self, pool: TablePool, levels: int, table_frames: Callable[[int], NDArray[np.int64]]) -> None:
+    def __init__(
+        self,
+        pool: TablePool,
+        levels: int,
+        table_frames: Callable[[int], NDArray[np.int64]],
+        give_back_frames: Callable[[NDArray[np.int64]], None] | None = None,
+    ) -> None:
         """Make an empty table of 4 or 5 levels.
 
-        table_frames  gives int64[n]: the frames (of the dimension below) that n new tables lie in
+        table_frames      gives int64[n]: the frames (of the dimension below) that n new tables lie in
+        give_back_frames  takes int64[n]: frames of tables that are no more; walk caches may still lead there, so the
+                          owner invalidates them before anything runs
         """
         self.pool = pool
         self.levels = levels
-        self._take_frames = table_frames
-        self._frames: dict[int, int] = {}
-        self._spare = (np.empty(0, np.int64), np.empty(0, np.int64))
-        nodes, frames = self._supply(1)
-        self._frames[int(nodes[0])] = int(frames[0])
+        self._tables = Tables(pool, table_frames, give_back_frames)
+        self._leaves = np.zeros(3, np.int64)
+        nodes, frames = self._tables.supply(1)
+        self._tables.add(nodes, frames)
         self.root, self.root_frame = int(nodes[0]), int(frames[0])
-
-    def _supply(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return ``count`` empty tables: their nodes, and the frames they lie in."""
-        nodes = self.pool.take(count)
-        frames = np.asarray(self._take_frames(count), np.int64)
-        assert frames.size == count, "one frame for each table"
-        return nodes, frames
 
     @property
     def table_frames(self) -> NDArray[np.int64]:
         """The frames that this table's nodes lie in, root first, spare ones last."""
-        used = np.fromiter(self._frames.values(), np.int64, len(self._frames))
-        return np.concatenate([used, self._spare[1]])
+        return self._tables.all_frames()
+
+    @property
+    def leaf_counts(self) -> tuple[int, int, int]:
+        """How many leaves there are of 4K, 2M and 1G."""
+        small, large, huge = self._leaves.tolist()
+        return small, large, huge
+
+    @property
+    def mapped_pages(self) -> int:
+        """How many 4 KiB pages are mapped."""
+        return sum(count * size_pages(size) for size, count in enumerate(self.leaf_counts))
+
+    # Mapping
 
     def map(self, pages: ArrayLike, frames: ArrayLike, *, size: int = 0, flags: ArrayLike = WRITABLE) -> None:
         """Map pages to frames, one leaf of ``size`` each.
@@ -277,15 +125,12 @@ class PageTable:
         pages, frames  int or int64[n], multiples of the size
         flags          WRITABLE, EXECUTABLE, ACCESSED, DIRTY, GLOBAL; one for all or one for each
 
+        A large leaf takes the place of tables that map nothing, and these are given back.
         ``AlreadyMapped`` if a page has a translation; those before it are then mapped.
         """
-        page = np.atleast_1d(np.asarray(pages, np.int64))
-        frame = np.ascontiguousarray(np.broadcast_to(np.asarray(frames, np.int64), page.shape))
+        page = _as_pages(pages)
+        frame = _checked_frames(page, frames, size)
         flag = np.ascontiguousarray(np.broadcast_to(np.asarray(flags, np.int64), page.shape))
-        if np.any((page | frame) & (size_pages(size) - 1)):
-            raise ValueError(f"pages and frames must be multiples of {size_pages(size)}")
-        if frame.size and not 0 <= int(frame.min()) <= int(frame.max()) <= FRAME_MASK:
-            raise ValueError(f"frames must lie between 0 and {FRAME_MASK}: memory of 8 TiB")
         done = 0
         while done < page.size:
             done += self._map_some(page[done:], frame[done:], size, flag[done:])
@@ -294,19 +139,41 @@ class PageTable:
         self, pages: NDArray[np.int64], frames: NDArray[np.int64], size: int, flags: NDArray[np.int64]
     ) -> int:
         """Map until done or out of tables, at least one page. Spare tables, never more than 4, are kept."""
-        short = self.levels - 1 - size - self._spare[0].size
-        if short > 0:
-            nodes, frames_of_nodes = self._supply(short)
-            self._spare = np.append(self._spare[0], nodes), np.append(self._spare[1], frames_of_nodes)
-        nodes, frames_of_nodes = self._spare
+        nodes, frames_of_nodes = self._tables.spare_ones(self.levels - 1 - size)
         done, used, why = map_pages(
             self.pool.entries, self.root, self.levels, pages, frames, size, flags, nodes, frames_of_nodes
         )
-        self._frames.update(zip(nodes[:used].tolist(), frames_of_nodes[:used].tolist(), strict=True))
-        self._spare = (nodes[used:], frames_of_nodes[used:])
-        if why == TAKEN:
+        self._tables.add_spare_ones(used)
+        self._leaves[size] += done
+        if why == TAKEN and not self._prune(int(pages[done]), size):
             raise AlreadyMapped(f"page {int(pages[done]):#x} is mapped")
         return int(done)
+
+    def _prune(self, page: int, size: int) -> bool:
+        """Take away the tables under an aligned large page, if there are some and they map nothing."""
+        place, level = find_leaf(self.pool.entries, self.root, self.levels, page)
+        if self.pool.entries[place] & PRESENT or level > size:
+            return False
+        place = self._leading_to(page, size + 1)
+        tables = self.pool.entries.reshape(-1, TABLE_ENTRIES)
+        nodes = [node_of(int(self.pool.entries[place]))]
+        for node in nodes:  # grows as tables under tables are met
+            row = tables[node]
+            if np.any(row & LEAF):
+                return False
+            nodes += (row[row & PRESENT != 0] >> NODE_SHIFT).tolist()
+        self.pool.entries[place] = 0
+        self._tables.drop(nodes)
+        return True
+
+    def _leading_to(self, page: int, level: int) -> int:
+        """Return the place of the entry of ``level`` for ``page``; the tables above it are there."""
+        node = self.root
+        for above in range(self.levels, level, -1):
+            node = node_of(int(self.pool.entries[slot(node, page, above)]))
+        return slot(node, page, level)
+
+    # Looking
 
     def leaf(self, page: int) -> Leaf | None:
         """Return the mapping that contains ``page``, or None."""
@@ -315,15 +182,31 @@ class PageTable:
         if not entry & PRESENT:
             return None
         size = int(level) - 1
-        flags = entry & (WRITABLE | ACCESSED | DIRTY | EXECUTABLE | GLOBAL)
+        flags = entry & RIGHTS_AND_MARKS
         return Leaf(page=page & -size_pages(size), frame=int(frame_of(entry)), size=size, flags=flags)
 
     def translate(self, pages: ArrayLike) -> NDArray[np.int64]:
         """Return int64[n]: the frame of each page, -1 where there is none."""
-        page = np.atleast_1d(np.asarray(pages, np.int64))
+        page = _as_pages(pages)
         frames = np.empty_like(page)
         translate_pages(self.pool.entries, self.root, self.levels, page, frames)
         return frames
+
+    def mapped_sizes(self, pages: ArrayLike) -> NDArray[np.int64]:
+        """Return int64[n]: the size number of the leaf that contains each page, -1 where there is none."""
+        return self._look_at(pages)[1]
+
+    def flags(self, pages: ArrayLike) -> NDArray[np.int64]:
+        """Return int64[n]: the flags of the leaf that contains each page, -1 where there is none."""
+        return self._look_at(pages)[0]
+
+    def _look_at(self, pages: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        page = _as_pages(pages)
+        flags, sizes = np.empty_like(page), np.empty_like(page)
+        look_at_pages(self.pool.entries, self.root, self.levels, page, flags, sizes)
+        return flags, sizes
+
+    # Changing one leaf
 
     def protect(self, page: int, *, set_flags: int = 0, clear_flags: int = 0) -> None:
         """Change flags of the leaf that contains ``page``. The caller invalidates when it takes a right away."""
@@ -335,22 +218,89 @@ class PageTable:
         leaf = self.leaf(page)
         self.pool.entries[self._place(page)] = 0
         assert leaf is not None
+        self._leaves[leaf.size] -= 1
         return leaf
 
     def split(self, page: int) -> None:
         """Replace the 2M or 1G leaf that contains ``page`` by 512 of the next size and equal translation."""
-        place, level = self._place_and_level(page)
-        if level == 1:
+        if self._place_and_level(page)[1] == 1:
             raise ValueError(f"page {page:#x} is mapped by a 4K leaf, which cannot be split")
-        entry = int(self.pool.entries[place])
-        nodes, frames = self._supply(1)
-        node = int(nodes[0])
-        self._frames[node] = int(frames[0])
-        step = size_pages(level - 2)
-        children = (int(frame_of(entry)) + step * np.arange(TABLE_ENTRIES)) << FRAME_SHIFT | entry & FLAGS
-        self.pool.entries[node << 9 : (node + 1) << 9] = children
-        leads_on = node << NODE_SHIFT | int(frames[0]) << FRAME_SHIFT | PRESENT | WRITABLE | entry & ACCESSED
-        self.pool.entries[place] = leads_on
+        self.split_many(page)
+
+    def collapse(self, page: int, frame: int, flags: int = WRITABLE) -> NDArray[np.int64]:
+        """Replace the leaf table under a 2 MiB page, empty or not, by one 2M leaf; the table is given back.
+
+        Return int64[512]: the frames that its pages had, -1 where there was none.
+        ``KeyError`` if there is no such table. The caller invalidates the 512 pages.
+        """
+        page = int(page)
+        _checked_frames(_as_pages(page), frame, 1)
+        if self.table_at(page, 2) is None:
+            raise KeyError(f"page {page:#x} has no leaf table")
+        place = self._leading_to(page, 2)
+        node = node_of(int(self.pool.entries[place]))
+        row = self.pool.entries[node << 9 : (node + 1) << 9]
+        old = np.where(row & PRESENT, row >> FRAME_SHIFT & FRAME_MASK, -1)
+        self.pool.entries[place] = frame << FRAME_SHIFT | flags | PRESENT | LEAF
+        self._leaves += (-int((old >= 0).sum()), 1, 0)
+        self._tables.drop([node])
+        return old
+
+    # Changing many leaves: all or, with an error, none
+
+    def remap(self, pages: ArrayLike, frames: ArrayLike, *, size: int = 0) -> None:
+        """Change the frame of existing leaves of ``size``; flags stay. ``KeyError`` if one is not there."""
+        page = _as_pages(pages)
+        frame = _checked_frames(page, frames, size)
+        self._want(page, size, allowed=(size,))
+        remap_leaves(self.pool.entries, self.root, self.levels, page, frame)
+
+    def remap_large(self, page: int, frame: int) -> None:
+        """Change the frame of an existing 2M leaf; flags stay."""
+        self.remap(page, frame, size=1)
+
+    def unmap_many(self, pages: ArrayLike, *, size: int = 0) -> NDArray[np.int64]:
+        """Remove leaves of ``size``; return int64[n], the frames they had, -1 where nothing was mapped.
+
+        ``KeyError`` if a page is mapped by a leaf of another size.
+        """
+        page = _as_pages(pages)
+        self._want(page, size, allowed=(size, -1))
+        frames = np.empty_like(page)
+        self._leaves[size] -= unmap_leaves(self.pool.entries, self.root, self.levels, page, frames)
+        return frames
+
+    def protect_many(self, pages: ArrayLike, set_flags: int = 0, clear_flags: int = 0) -> NDArray[np.int64]:
+        """Change flags of the leaves that contain ``pages``; return int64[n], what they were, -1 where none is."""
+        page = _as_pages(pages)
+        flags = np.empty_like(page)
+        protect_leaves(self.pool.entries, self.root, self.levels, page, set_flags, clear_flags, flags)
+        return flags
+
+    def split_many(self, pages: ArrayLike) -> int:
+        """Split each large leaf that contains one of ``pages`` into 512 of the next size; return how many there were.
+
+        Translations stay equal. Pages that are not mapped, or by a 4K leaf, are left alone.
+        """
+        page = _as_pages(pages)
+        sizes = self.mapped_sizes(page)
+        large, huge = (np.unique(page[sizes == size] & -size_pages(size)) for size in (1, 2))
+        nodes, frames = self._tables.supply(large.size + huge.size)
+        split_leaves(self.pool.entries, self.root, self.levels, np.concatenate([large, huge]), nodes, frames)
+        self._tables.add(nodes, frames)
+        self._leaves += (large.size << 9, (huge.size << 9) - large.size, -huge.size)
+        return large.size + huge.size
+
+    def _want(self, pages: NDArray[np.int64], size: int, *, allowed: tuple[int, ...]) -> None:
+        """Raise unless each page is the first of a leaf of a size that is allowed (-1: or is not mapped)."""
+        if np.any(pages & (size_pages(size) - 1)):
+            raise ValueError(f"pages must be multiples of {size_pages(size)}")
+        sizes = self.mapped_sizes(pages)
+        wrong = np.flatnonzero(~np.isin(sizes, allowed))
+        if wrong.size:
+            page, found = int(pages[wrong[0]]), int(sizes[wrong[0]])
+            is_there = f"mapped by a {SIZE_NAMES[found]} leaf" if found >= 0 else "not mapped"
+            raise KeyError(f"page {page:#x} is {is_there}")
 
     def _place(self, page: int) -> int:
         return self._place_and_level(page)[0]
@@ -360,6 +310,8 @@ class PageTable:
         if not self.pool.entries[place] & PRESENT:
             raise KeyError(f"page {page:#x} is not mapped")
         return int(place), int(level)
+
+    # Tables
 
     def table_at(self, page: int, level: int) -> int | None:
         """Return the frame of the table that the entry of ``level`` for ``page`` leads to, or None."""
@@ -371,29 +323,53 @@ class PageTable:
             node = node_of(entry)
         return int(frame_of(entry))
 
+    def move_table(self, old_frame: int, new_frame: int) -> tuple[int, int]:
+        """Note that one of the tables lies in another frame now; return (first page, level) of the table.
+
+        The caller invalidates what leads there: the pages of its span and walk-cache entries to the old frame. If it
+        is the root, registers that name this table are to be loaded anew. ``KeyError`` if no table is in that frame.
+        """
+        if old_frame == self.root_frame:
+            self.root_frame = new_frame
+            self._tables.move(self.root, new_frame)
+            return 0, self.levels
+        if self._tables.move_spare(old_frame, new_frame):
+            return 0, 0
+        place, level, page = place_leading_to(self.pool.entries, self.root, self.levels, old_frame)
+        if place < 0:
+            raise KeyError(f"no table in frame {old_frame:#x}")
+        entry = int(self.pool.entries[place])
+        self.pool.entries[place] = entry & ~(FRAME_MASK << FRAME_SHIFT) | new_frame << FRAME_SHIFT
+        self._tables.move(node_of(entry), new_frame)
+        return int(page), int(level)
+
     def leaves(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return int64[n] each, in address order: first page, entry and size number of every leaf."""
-        none = np.empty(0, np.int64)
-        count = list_leaves(self.pool.entries, self.root, self.levels, none, none, none)
+        return self.leaves_between(0, 1 << 9 * self.levels)
+
+    def leaves_between(self, start: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the same of the leaves that overlap pages [start, end); a large one may begin before ``start``."""
+        where = (self.pool.entries, self.root, self.levels, max(start, 0), min(end, 1 << 9 * self.levels))
+        count = list_leaves(*where, _NONE, _NONE, _NONE)
         pages, places, sizes = (np.empty(count, np.int64) for _ in range(3))
-        list_leaves(self.pool.entries, self.root, self.levels, pages, places, sizes)
+        list_leaves(*where, pages, places, sizes)
         return pages, self.pool.entries[places], sizes
 
     def free(self) -> None:
-        """Give all tables back to the pool; the table is not to be used again."""
-        used = np.fromiter(self._frames, np.int64, len(self._frames))
-        self.pool.give_back(np.concatenate([used, self._spare[0]]))
-        self._frames.clear()
+        """Give all tables back to the pool, and their frames; the table is not to be used again."""
+        self._tables.drop_all()
 
     def check(self) -> None:
         """Recount from scratch: every table reached once, at its frame, and none that is not reached."""
         found: dict[int, int] = {self.root: self.root_frame}
+        leaves = np.zeros(3, np.int64)
         tables = self.pool.entries.reshape(-1, TABLE_ENTRIES)
         layer = [self.root]
         for level in range(self.levels, 1, -1):
             below: list[int] = []
             for node in layer:
                 row = tables[node]
+                leaves[min(level - 1, 2)] += np.count_nonzero(row & LEAF)
                 inner = row[(row & PRESENT != 0) & (row & LEAF == 0)]
                 for entry in inner.tolist():
                     child = entry >> NODE_SHIFT
@@ -401,4 +377,20 @@ class PageTable:
                     found[child] = entry >> FRAME_SHIFT & FRAME_MASK
                     below.append(child)
             layer = below
-        assert found == self._frames, "tables reached and tables taken differ"
+        assert found == self._tables.frames, "tables reached and tables taken differ"
+        leaves[0] = sum(np.count_nonzero(tables[node] & PRESENT) for node in layer)
+        assert leaves.tolist() == list(self.leaf_counts), "leaves found and leaves counted differ"
+
+
+def _as_pages(pages: ArrayLike) -> NDArray[np.int64]:
+    return np.ascontiguousarray(np.atleast_1d(np.asarray(pages, np.int64)))
+
+
+def _checked_frames(pages: NDArray[np.int64], frames: ArrayLike, size: int) -> NDArray[np.int64]:
+    """Return a frame for each page; ``ValueError`` if one cannot be in a leaf of ``size``."""
+    frame = np.ascontiguousarray(np.broadcast_to(np.asarray(frames, np.int64), pages.shape))
+    if np.any((pages | frame) & (size_pages(size) - 1)):
+        raise ValueError(f"pages and frames must be multiples of {size_pages(size)}")
+    if frame.size and not 0 <= int(frame.min()) <= int(frame.max()) <= FRAME_MASK:
+        raise ValueError(f"frames must lie between 0 and {FRAME_MASK}: memory of 8 TiB")
+    return frame

@@ -172,6 +172,8 @@ CORE: Final = np.dtype(
         ("segment_fills_l2", np.int64),
         ("dd_largest", np.int64),
         ("nested_dirty", np.int64),
+        # a core that looks on and writes no accessed or dirty bit
+        ("shadow", np.int64),
         # costs
         ("hierarchy", np.int64),
         ("walker_cache", np.int64),

@@ -109,7 +109,7 @@ def nested_walk(core: Core, cells: Cells, pool: Pool, gfn: int, is_write: bool) 
         return FAILED
     rights = CAN_EXECUTE | (CAN_WRITE if entry & WRITABLE else 0)
     if core.nested_dirty:
-        marked = entry | ACCESSED | (DIRTY if is_write else 0)
+        marked = entry | ACCESSED | (DIRTY if is_write or core.shadow else 0)
         if marked != entry:
             write_entry(core, pool, place, marked)
         rights |= IS_DIRTY if marked & DIRTY else 0
@@ -207,7 +207,7 @@ def guest_walk(core: Core, cells: Cells, pool: Pool, gvpn: int, is_write: bool, 
     if is_fetch and entry & EXECUTABLE == 0:
         core.fault = Exit.PROTECTION
         return FAILED
-    marked = entry | ACCESSED | (DIRTY if is_write else 0)
+    marked = entry | ACCESSED | (DIRTY if is_write or core.shadow else 0)
     if marked != entry:
         write_entry(core, pool, place, marked)
     size = level - 1

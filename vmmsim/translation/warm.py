@@ -11,6 +11,7 @@ from vmmsim.translation.chunk import pack
 from vmmsim.translation.costs import count_coverage
 from vmmsim.translation.engine import Engine
 from vmmsim.translation.escape_filter import hits_between, random_filter
+from vmmsim.translation.page_table import WRITABLE
 from vmmsim.translation.registers import Registers, Segment
 
 
@@ -31,6 +32,13 @@ def warm() -> None:
     table.map(np.arange(4), np.arange(4))
     table.map(512, 512, size=1)
     table.leaves()
+    table.split_many(512)
+    table.protect_many(512, clear_flags=WRITABLE)
+    table.remap(512, 5)
+    table.unmap_many(513)
+    table.mapped_sizes(512)
+    table.translate(512)
+    table.move_table(1001, 5000)
     held = random_filter(np.random.default_rng(0)).with_members(1)
     segment = Segment(base=0, limit=4, offset=0, filter=held)
     engine.load(Registers(mode=MODES["native-direct"], guest_table=table, guest_segment=segment))

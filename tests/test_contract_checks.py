@@ -1,0 +1,127 @@
+"""The checks that users call find what they are for."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from vmmsim.protocols import Churn, Region
+from vmmsim.testing import check_workload
+
+PAGES = 40
+
+
+class Good:
+    """Reads pages in order at first, and then at random, by hashing positions."""
+
+    begins = PAGES
+    churn = Churn()
+
+    def __init__(self) -> None:
+        self.regions = (Region("all", 500, PAGES),)
+
+    def stream(self, x, n):
+        at = np.arange(x, x + n)
+        mixed = (at % 65_521 * 48_271 + at // 65_521 * 69_621) % 2_147_483_647 // 7
+        return 500 + np.where(at < self.begins, at % PAGES, mixed % PAGES), at % 4 == 3
+
+    def touched(self, x0, x1):
+        pages, writes = self.stream(x0, x1 - x0)
+        return tuple(np.array(list(dict.fromkeys(pages[kind].tolist())), np.int64) for kind in (~writes, writes))
+
+    def frees(self, x0, x1):
+        return [(x, 0) for x in range(-(-x0 // 10**6) * 10**6, x1, 10**6) if x > 0]
+
+
+def test_a_workload_that_keeps_the_contract_passes():
+    check_workload(Good())
+
+
+class AdvancesAGenerator(Good):
+    """The mistake that one makes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = np.random.default_rng(1)
+
+    def stream(self, x, n):
+        return 500 + self.random.integers(0, PAGES, n), np.zeros(n, bool)
+
+
+class SeedsByCall(Good):
+    """The mistake that one makes next: equal calls agree, but a call cut in two does not."""
+
+    def stream(self, x, n):
+        return 500 + np.random.default_rng(x).integers(0, PAGES, n), np.zeros(n, bool)
+
+
+class LeavesItsRegions(Good):
+    def stream(self, x, n):
+        pages, writes = super().stream(x, n)
+        return pages + (pages == 500 + PAGES - 1), writes
+
+
+class ForgetsAPage(Good):
+    def touched(self, x0, x1):
+        return tuple(pages[pages != 507] for pages in super().touched(x0, x1))
+
+
+class ForgetsTheOrder(Good):
+    def touched(self, x0, x1):
+        return tuple(pages[::-1] for pages in super().touched(x0, x1))
+
+
+class TellsPagesTwice(Good):
+    def touched(self, x0, x1):
+        return tuple(np.repeat(pages, 2) for pages in super().touched(x0, x1))
+
+
+class TouchesTooFew(Good):
+    """Right while it begins; a sample afterwards."""
+
+    def touched(self, x0, x1):
+        return super().touched(x0, x1 if x1 <= PAGES else x0 + (x1 - x0) // 400)
+
+
+class SaysSomethingElseOfSome(Good):
+    def touched_among(self, pages, x0, x1):
+        return np.ones(pages.size, bool), np.zeros(pages.size, bool)
+
+
+class FreesByCall(Good):
+    def frees(self, x0, x1):
+        return [(x0, 0)]
+
+
+class GoesOnAfterItsEnd(Good):
+    length = 100_000
+
+
+class ReadsWhatItWrites(Good):
+    def stream(self, x, n):
+        pages, writes = super().stream(x, n)
+        return pages, writes if x > 0 else ~writes
+
+
+WRONG = [
+    (AdvancesAGenerator, r"stream\(0, 1000\) cut after 0 accesses differs in gvpn"),
+    (SeedsByCall, r"cut after 333 accesses differs in gvpn"),
+    (LeavesItsRegions, r"leaves the regions"),
+    (ForgetsAPage, r"touched\(.*\) is not what stream touches, in its order"),
+    (ForgetsTheOrder, r"touched\(.*\) is not what stream touches, in its order"),
+    (TellsPagesTwice, r"a page stands there twice"),
+    (TouchesTooFew, r"touched tells of -\d+\.\d pages read in 1000 accesses"),
+    (SaysSomethingElseOfSome, r"touched_among says something else"),
+    (FreesByCall, r"frees\(.*\) cut at \d+ differs"),
+    (GoesOnAfterItsEnd, r"stream\(\d+, 1000\) has \(1000,\), not \(\d+,\)"),
+    (ReadsWhatItWrites, r"differs in is_write"),
+]
+
+
+@pytest.mark.parametrize(("kind", "line"), WRONG, ids=[kind.__name__ for kind, _ in WRONG])
+def test_a_workload_that_does_not_is_caught(kind, line):
+    with pytest.raises(AssertionError) as caught:
+        check_workload(kind())
+    assert re.search(line, str(caught.value)), str(caught.value)

@@ -1,0 +1,145 @@
+"""Permanent DRAM faults as they strike: whose frame it is, what can be saved, and what it does to segments.
+
+A correctable fault: the page is copied to a healthy frame, and either escapes the VMM segment over it or is mapped
+elsewhere (soft-offline); the frame is retired. An uncorrectable one: the contents are lost, and a machine check is
+injected at that gPA. Beyond the escape filter's budget the segment is left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from vmmsim import rates
+from vmmsim.memory.frames import ISOLATED, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.actors.vmm import Vmm
+    from vmmsim.decisions import Recorder
+
+FEW: Final = 64
+"""Frames of one fault that are each worth a member of a filter; more are a column or a bank, and evacuated."""
+
+
+class Faults:
+    """What becomes of the frames that go bad."""
+
+    def __init__(self, vmm: Vmm, recorder: Recorder, memory_failure: Callable[[VirtualMachine, int, int], str]) -> None:
+        """memory_failure(vm, gfn, cause): the guest's answer to a machine check; returns what it came to."""
+        self.vmm = vmm
+        self.recorder = recorder
+        self.memory_failure = memory_failure
+        self.host_lost: Callable[[str], None] = lambda why: None
+        """Ends the run: the host's own memory is gone; set by whoever runs it."""
+        self._copy_ns = int(rates.number("vmm.copy_4k_ns"))
+
+    def strike(self, frames: NDArray[np.int64], *, what: str, correctable: bool) -> int:
+        """Let host frames go bad, all at once; return the row of the decision that says so."""
+        book = self.vmm.host.frames
+        frames = np.unique(frames)
+        frames = frames[(book["kind"][frames] != Kind.BAD) & (book["kind"][frames] != Kind.HOLE)]
+        row = self.recorder.decide(
+            "faults",
+            "fault",
+            asked=f"{what}, {frames.size} frames",
+            outcome="done",
+            why="correctable" if correctable else "uncorrectable",
+        )
+        kinds, owners = book["kind"][frames], book["owner"][frames]
+        nobody = frames[(kinds == Kind.FREE) | (kinds == Kind.CACHE)]
+        self.vmm.host.retire(nobody)
+        for owner in np.unique(owners[kinds == Kind.USER]).tolist():
+            vm = self.vmm.vms.get(owner)
+            if vm is not None:
+                self._strike_vm(vm, frames[(kinds == Kind.USER) & (owners == owner)], correctable, row)
+        for frame in frames[(kinds == Kind.TABLE) | (kinds == Kind.KERNEL) | (kinds == Kind.SLAB)].tolist():
+            self._strike_kernel(frame, correctable, row)
+        return row
+
+    def _strike_vm(self, vm: VirtualMachine, frames: NDArray[np.int64], correctable: bool, cause: int) -> None:
+        """Save or lose the pages of one VM; under its VMM segment they escape, as far as the filter may grow."""
+        gfns = self.vmm.host.frames["page"][frames].astype(np.int64)
+        if vm.vmm_segment is not None:
+            self._keep_or_leave(vm, gfns, cause)
+        if not vm.running:
+            return
+        self._replace(vm, gfns, cause)
+        if not correctable:
+            for gfn in gfns.tolist():
+                if vm.running:
+                    self.memory_failure(vm, gfn, cause)
+
+    def _keep_or_leave(self, vm: VirtualMachine, gfns: NDArray[np.int64], cause: int) -> None:
+        """Make the pages under the segment escape it, or leave the segment if the filter's budget does not allow it."""
+        inside = gfns[vm.under_vmm_segment(gfns)]
+        if not inside.size:
+            return
+        assert vm.escapes is not None
+        if inside.size <= FEW and vm.escapes.fits(inside.tolist()):
+            vm.escapes.insert(inside.tolist())
+            self.recorder.decide(
+                "vmm",
+                "escape",
+                vm=vm.name,
+                asked=f"{inside.size} pages",
+                got=f"{len(vm.escapes.members)} members",
+                outcome="done",
+                cost_ns=int(inside.size) * self._copy_ns,
+                cause=cause,
+            )
+            self._escape(vm, inside)
+            return
+        budget = vm.escape_budget
+        why = f"{inside.size} more bad pages, {len(vm.escapes.members)} escape already, the filter may hold {budget}"
+        mode = vm.mode
+        self.vmm.leave_segment(vm, "faults")
+        self.recorder.decide("vmm", "mode", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why, cause=cause)
+
+    def _escape(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Load the grown filter; the frames are replaced right after, in the same step."""
+        self.vmm.unpin(vm, gfns)
+        self.vmm.reload_filter(vm)
+
+    def _replace(self, vm: VirtualMachine, gfns: NDArray[np.int64], cause: int) -> None:
+        """Give gfns healthy frames and retire the old ones; contents are copied (if they can be read)."""
+        host = self.vmm.host
+        old = vm.nested.translate(gfns)
+        busy = host.frames["mark"][old] & ISOLATED != 0
+        if np.any(busy):
+            self.vmm.disrupt()
+        new = self.vmm.take_for(vm, gfns)
+        if not vm.running:
+            return
+        self.vmm.move(vm, gfns, new)
+        host.retire(old)
+        vm.stall_ns["page copies"] += int(gfns.size) * self._copy_ns
+        vm.flushes += 1
+
+    def _strike_kernel(self, frame: int, correctable: bool, cause: int) -> None:
+        """A frame that cannot move: it is used on while ECC corrects it; else its user is lost."""
+        kind = Kind(int(self.vmm.host.frames["kind"][frame])).name.lower()
+        if correctable:
+            self.recorder.decide(
+                "faults",
+                "retire",
+                asked="1 frame",
+                outcome="refused",
+                why=f"{kind} memory cannot move; ECC corrects it",
+                cause=cause,
+            )
+            return
+        book = self.vmm.host.frames
+        owner = int(book["owner"][frame])
+        vm = self.vmm.vms.get(owner) if book["kind"][frame] == Kind.TABLE else None
+        if vm is None:
+            self.host_lost("an uncorrectable fault in the host kernel's memory")
+            return
+        why = "an uncorrectable fault in its nested page table"
+        self.recorder.decide("vmm", "lose", vm=vm.name, outcome="done", why=why, cause=cause)
+        self.vmm.kill(vm, why)

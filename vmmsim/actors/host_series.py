@@ -1,0 +1,47 @@
+"""The host's time series: free memory, its largest run and blocks, page tables, bad frames, pages moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmmsim.actors.clock import Pause, Turn
+from vmmsim.memory.frames import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from simpy import Environment, Event
+
+    from vmmsim.actors.compactor import Compactor
+    from vmmsim.actors.vmm import Vmm
+    from vmmsim.decisions import Recorder
+
+
+class HostSeries:
+    """Writes rows of the host table."""
+
+    def __init__(self, env: Environment, vmm: Vmm, compactor: Compactor, recorder: Recorder) -> None:
+        self.env = env
+        self.vmm = vmm
+        self.compactor = compactor
+        self.recorder = recorder
+
+    def sampling(self, every_ns: int) -> Generator[Event, object, None]:
+        """Write a row now and then, for ever."""
+        while True:
+            self.record()
+            yield Pause(self.env, every_ns, Turn.MEASURE)
+
+    def record(self) -> None:
+        """Write a row."""
+        host = self.vmm.host
+        fragmentation = host.fragmentation()
+        self.recorder.host_row(
+            free_blocks=[int(count) for count in fragmentation.nr_free],
+            free_bytes=host.free_pages << 12,
+            largest_free_bytes=host.largest_free_run() << 12,
+            unusable_2m=fragmentation.unusable_index(9) / 1000,
+            page_table_bytes=host.count(kind=Kind.TABLE) << 12,
+            bad_frames=host.count(kind=Kind.BAD),
+            moved_bytes=self.compactor.moved_pages << 12,
+        )

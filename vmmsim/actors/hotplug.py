@@ -1,0 +1,114 @@
+"""Memory hot-plug: blocks of 128 MiB added at the end of gPA, or taken away if all that is in them can move.
+
+A block's map of frames (512 pages of struct page) lies in memory that the guest already has, so that ranges added one
+after another are contiguous. What is added is onlined as kernel memory: it may hold page tables.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from vmmsim import rates
+from vmmsim.actors.blocking import said
+from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
+from vmmsim.memory.evacuation import evacuate
+from vmmsim.memory.frames import Kind
+from vmmsim.memory.moves import finish
+from vmmsim.scenario import LOW_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from simpy import Environment, Event
+
+    from vmmsim.actors.guest_os import GuestOs
+    from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.decisions import Recorder
+
+TURN_PAGES: Final = 1 << 12
+"""Pages that are moved between two looks at the clock."""
+
+
+class Hotplug:
+    """Adds memory to one guest and takes it away."""
+
+    def __init__(self, env: Environment, guest_os: GuestOs, recorder: Recorder) -> None:
+        self.env = env
+        self.guest_os = guest_os
+        self.vm: VirtualMachine = guest_os.vm
+        self.recorder = recorder
+        self._plug_ns = int(rates.number("hotplug.plug_block_ns"))
+        self._unplug_ns = int(rates.number("hotplug.unplug_block_ns"))
+
+    def room(self) -> int:
+        """Return how many pages can still be added at the end of gPA."""
+        return (self.vm.guest.pages - self._next()) // BLOCK_PAGES * BLOCK_PAGES
+
+    def _next(self) -> int:
+        """Return the gfn at which the next block is added: at the end of memory, never inside the I/O gap."""
+        top = self.vm.memory_top
+        if top < ABOVE_GAP and top + BLOCK_PAGES > _gap_start(self.vm):
+            return ABOVE_GAP
+        return -(-top // BLOCK_PAGES) * BLOCK_PAGES
+
+    def adding(self, pages: int) -> Generator[Event, object, tuple[int, int]]:
+        """Add ``pages``, whole blocks, at the end of gPA and online them; return their gfns [start, end)."""
+        assert pages % BLOCK_PAGES == 0, "memory is added in blocks"
+        start = end = self._next()
+        for _ in range(pages // BLOCK_PAGES):
+            yield Pause(self.env, self._plug_ns, Turn.BALLOON)
+            first = self._next()
+            assert first == end or end == start, "blocks are added one after another"
+            start = first if end == start else start
+            self.guest_os.take_memmap(first)
+            self.vm.guest.add(first, first + BLOCK_PAGES)
+            self.vm.note_memory(first, first + BLOCK_PAGES, True)
+            self.vm.added_pages += BLOCK_PAGES
+            end = first + BLOCK_PAGES
+        return start, end
+
+    def removing(self, start: int, end: int) -> Generator[Event, object, str]:
+        """Offline gfns [start, end) and give their frames back; return "" or what is in the way (EBUSY)."""
+        vm, guest = self.vm, self.vm.guest
+        token = guest.isolate_range(start, end, "hotplug")
+        why = yield from self._empty(start, end)
+        if why:
+            guest.release(token)
+            return why
+        guest.remove(start, end, token=token)
+        guest.release(token)
+        vm.note_memory(start, end, False)
+        vm.added_pages -= end - start
+        self.guest_os.return_memmap(start, end)
+        self.guest_os.vmm.unback(vm, np.arange(start, end, dtype=np.int64))
+        yield Pause(self.env, self._unplug_ns * ((end - start) // BLOCK_PAGES), Turn.BALLOON)
+        return ""
+
+    def _empty(self, start: int, end: int) -> Generator[Event, object, str]:
+        """Move all that is in a leased range elsewhere; return "" or what is in the way."""
+        guest, at = self.vm.guest, start
+        while self.vm.running:
+            moves, blockers = evacuate(guest, at, end, pages=TURN_PAGES)
+            if len(moves):
+                self.guest_os.move(moves.old, moves.new)
+                finish(guest, moves)
+                at = moves.next
+            if blockers or not len(moves):
+                return said(blockers)
+            yield Pause(self.env, self.guest_os.copies_ns(len(moves)), Turn.BALLOON)
+        return "the VM is gone"
+
+    def last_blocks(self) -> list[tuple[int, int]]:
+        """Return the memory blocks there are, highest first."""
+        guest, top = self.vm.guest, self.vm.memory_top // BLOCK_PAGES
+        starts = np.arange(top - 1, -1, -1) * BLOCK_PAGES
+        there = starts[guest.kinds(starts) != Kind.HOLE]
+        return [(int(start), int(start) + BLOCK_PAGES) for start in there]
+
+
+def _gap_start(vm: VirtualMachine) -> int:
+    """Return where a guest's memory would meet the I/O gap: below 4 GiB by its machine type."""
+    return LOW_BYTES[vm.description.machine_type][1] >> 12

@@ -1,0 +1,195 @@
+"""What translation costs a VM as its life goes on: a sample for each stratum, summed, and told in rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from vmmsim.actors.overheads import Overheads
+from vmmsim.actors.sample import Span
+from vmmsim.actors.vm import ABOVE_GAP
+from vmmsim.decisions import THE_VM
+from vmmsim.translation.state import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from vmmsim.actors.guest_os import GuestOs
+    from vmmsim.actors.sample import Sample
+    from vmmsim.actors.sampling import Sampler
+    from vmmsim.decisions import Recorder
+    from vmmsim.protocols import Workload
+
+SECOND_NS: Final = 10**9
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """What a stratum takes, flushes and stalls left out."""
+
+    sample: Sample
+    cycles: float
+    """All its accesses: ideal, walks, L2 TLB hits."""
+    accesses: int
+
+
+class Meter:
+    """Measures one VM."""
+
+    def __init__(
+        self,
+        guest_os: GuestOs,
+        workload: Workload,
+        sampler: Sampler,
+        recorder: Recorder,
+        *,
+        key: Hashable,
+        lifetime: bool,
+        epoch_share: float,
+        frequency_hz: int,
+    ) -> None:
+        """key: what the workload is known by, for prices of misses."""
+        self.guest_os = guest_os
+        self.vm = guest_os.vm
+        self.vm.cores = sampler.cores
+        self.workload = workload
+        self.sampler = sampler
+        self.recorder = recorder
+        self.overheads = Overheads()
+        self.stalls_ns: dict[str, int] = {}
+        """Time lost so far, by cause, summed over vCPUs."""
+        self._key = key
+        self._lifetime = lifetime
+        self._epoch_share = epoch_share
+        self._frequency = frequency_hz
+        self._last: Sample | None = None
+        self._stale = True
+        self._closed = False
+
+    @property
+    def knows_rate(self) -> bool:
+        """Whether anything was measured yet."""
+        return self._last is not None
+
+    @property
+    def cycles_per_access(self) -> float:
+        """Cycles of an access by the last sample; before the first, ideal ones."""
+        if self._last is None:
+            return self.workload.ideal_cycles
+        return self.workload.ideal_cycles + self._last.walk_cycles + self._last.l2_tlb_cycles
+
+    def measure(self, x0: int, x1: int) -> Cost:
+        """Sample the stratum [x0, x1), whose touched pages are mapped, and write the rows that it begins with."""
+        mapped = self.vm.process.mapped_pages if self.vm.process is not None else 0
+        if self.vm.remapped_pages > self._epoch_share * mapped:
+            self.new_epoch()
+        self.vm.remapped_pages = 0
+        if self._last is None or self._stale or not self._lifetime:
+            self._last = self._sample(x0, x1)
+            self._stale = False
+            self.recorder.walks(self.vm.name, self.vm.mode, THE_VM, self._last.counters)
+        self.write_row()
+        return Cost(sample=self._last, cycles=(x1 - x0) * self.cycles_per_access, accesses=x1 - x0)
+
+    def _sample(self, x0: int, x1: int) -> Sample:
+        vm = self.vm
+        vcpu = self.sampler.strata % vm.description.vcpus
+        process = vm.process
+        assert process is not None
+        primary = process.primary
+        return self.sampler.sample(
+            vm.registers(),
+            lambda x, n: self.workload.stream(x, n, vcpu),
+            x0,
+            x1,
+            handle=self._mend,
+            workload=(self._key, x0 < self.workload.begins),
+            primary=Span() if primary is None else Span(start=primary.start, end=primary.start + primary.pages),
+            vmm_range=Span(start=ABOVE_GAP if vm.memory_top > ABOVE_GAP else 0, end=vm.memory_top),
+        )
+
+    def _mend(self, why: Exit, gvpn: int, gfn: int, is_write: bool) -> None:
+        """Handle a transition that a sample met: once, like all others."""
+        if why is Exit.GUEST_FAULT:
+            self.guest_os.touch(np.array([gvpn]), np.array([is_write]))
+        elif why is Exit.NESTED_FAULT:
+            self.guest_os.vmm.back(self.vm, np.array([gfn]))
+        else:
+            raise AssertionError(f"{why.name} of page {gvpn:#x} of {self.vm.name}: nothing here is read-only")
+
+    def add(self, accesses: int, cost: Cost) -> None:
+        """Book that so many accesses of a stratum were made; flushes met are charged as a stall to come."""
+        flushes, self.vm.flushes = self.vm.flushes, 0
+        if not accesses:
+            return
+        stack = self.overheads.add(
+            accesses, cost.sample, flushes=flushes * self.vm.description.vcpus, ideal=self.workload.ideal_cycles
+        )
+        if stack.refill > 0:
+            self.vm.stall_ns["flush refill"] += round(stack.refill * SECOND_NS / self._frequency)
+
+    def new_epoch(self) -> None:
+        """What comes is measured apart from what was."""
+        self._stale = True
+        self.overheads.new_epoch()
+        self.sampler.new_epoch()
+
+    def take_stall(self) -> int:
+        """Return the time that vCPUs lost since the last call, summed over them, and book it."""
+        total = 0
+        for cause, ns in self.vm.stall_ns.items():
+            self.stalls_ns[cause] = self.stalls_ns.get(cause, 0) + ns
+            total += ns
+        self.vm.stall_ns.clear()
+        return total
+
+    def write_row(self) -> None:
+        """Write the VM's row of the time series: what holds from now on."""
+        vm, sample, ideal = self.vm, self._last, self.workload.ideal_cycles
+        segment = vm.vmm_segment
+        columns: dict[str, Any] = {}
+        if sample is not None:
+            overhead = vm.overhead = sample.walk_cycles / ideal
+            low, high = self._around(overhead, sample.bias_cycles / ideal)
+            columns = {
+                "overhead": overhead,
+                "overhead_low": low,
+                "overhead_high": high,
+                "refs_per_walk": sample.references_per_walk,
+                "as_if": {mode: cycles / ideal for mode, cycles in sample.as_if.items()},
+            }
+        self.recorder.vm_row(
+            vm.name,
+            mode=vm.mode,
+            mode_wanted=vm.mode_wanted,
+            progress=vm.progress,
+            resident_bytes=vm.resident_pages << 12,
+            balloon_bytes=vm.ballooned_pages << 12,
+            balloon_target_bytes=vm.balloon_target_pages << 12,
+            reusable_bytes=(vm.ballooned_pages - min(vm.held_pages, vm.ballooned_pages)) << 12,
+            escaped_pages=len(vm.escapes.members) if vm.escapes is not None and segment is not None else 0,
+            segment_bytes=0 if segment is None else (segment.limit - segment.base) << 12,
+            **columns,
+        )
+
+    def _around(self, overhead: float, bias: float) -> tuple[float | None, float | None]:
+        """Return an interval about one stratum's overhead: the run's relative half width, and the bias bound below."""
+        low, high = self.overheads.interval()
+        mean = self.overheads.overhead
+        if not mean:
+            return max(overhead - bias, 0.0), overhead
+        if not np.isfinite(high):
+            return None, None
+        half = overhead * (high - low) / 2 / mean
+        return max(overhead - half - bias, 0.0), overhead + half
+
+    def close(self) -> None:
+        """Write the last row and give the hardware back; nothing is measured any more."""
+        if self._closed:
+            return
+        self._closed = True
+        self.write_row()
+        for cause, ns in self.stalls_ns.items():
+            self.recorder.decide("vcpu", cause.replace(" ", "_"), vm=self.vm.name, outcome="done", cost_ns=ns)

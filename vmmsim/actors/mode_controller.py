@@ -1,0 +1,325 @@
+"""The mode controller of one VM: gains the segments that the wanted mode has, keeps trying, and gives them up in order.
+
+The default policy is the MICRO 2014 paper's table: fragmented guest memory is rescued by self-ballooning, which is
+quick and comes first because donors must lie outside the VMM segment; fragmented host memory by compaction in the
+background, while the VM runs with what it has. Every refusal is recorded with demand, blocker and reason.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, Protocol, get_args
+
+from vmmsim import rates
+from vmmsim.actors import guest_segment
+from vmmsim.actors.attempt import Attempt
+from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.views import HostView, VmView, host_view, vm_view
+from vmmsim.actors.vm import ABOVE_GAP, mode_name, wants
+from vmmsim.addresses import write_bytes, write_duration
+from vmmsim.scenario import VmMode
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from simpy import Environment, Event
+
+    from vmmsim.actors.guest_os import GuestOs
+    from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.decisions import Outcome, Recorder
+    from vmmsim.protocols import Region
+
+
+class Priority(IntEnum):
+    """Why a segment is entered or left; a lower priority never undoes what a higher one did within its hold time."""
+
+    CORRECTNESS = 0
+    """A fault beyond the filter's budget, an isolation."""
+    SURVIVAL = 1
+    """The host is short of memory."""
+    OPERATOR = 2
+    """Migration, unplug, resize: what a person asked for."""
+    PERFORMANCE = 3
+    """The gain is worth the cost."""
+    DENSITY = 4
+    """Sharing and proactive compaction."""
+
+
+class Exchange(Protocol):
+    """What self-ballooning offers (see ``self_balloon.SelfBalloon``)."""
+
+    def exchanging(self, pages: int) -> Generator[Event, object, object]:
+        """Exchange scattered pages for a contiguous range."""
+
+
+class Builder(Protocol):
+    """What builds VMM segments (see ``compactor.Compactor``)."""
+
+    def building(self, vm: VirtualMachine, base: int, limit: int) -> Generator[Event, object, Attempt]:
+        """Build the VMM segment of ``vm`` over gfns [base, limit)."""
+
+
+class GuestCompaction(Protocol):
+    """What makes room in the guest by moving pages (see ``guest_compactor.GuestCompactor``)."""
+
+    def clearing(self, pages: int) -> Generator[Event, object, str]:
+        """Make a free run of ``pages``; return "" or what is in the way."""
+
+
+class ModePolicy(Protocol):
+    """A user's mode policy."""
+
+    def wanted(self, vm: VmView, host: HostView) -> VmMode:
+        """Return the mode that the VM should want now; asked about once a second, less often while nothing changes."""
+
+
+RESCUES: Final = {"paper": "self-balloon", "guest-compaction": "compaction", "wait": "none"}
+"""What each policy does about fragmented guest memory."""
+
+
+class ModeController:
+    """Steers one VM towards the mode it wants."""
+
+    def __init__(
+        self,
+        env: Environment,
+        guest_os: GuestOs,
+        recorder: Recorder,
+        *,
+        exchange: Exchange,
+        guest_compaction: GuestCompaction,
+        builder: Builder,
+    ) -> None:
+        self.env = env
+        self.guest_os = guest_os
+        self.vm = guest_os.vm
+        self.recorder = recorder
+        self.exchange = exchange
+        self.guest_compaction = guest_compaction
+        self.builder = builder
+        self.policy: ModePolicy | None = None
+        """Who says which mode is wanted, if a user's code does."""
+        self.rescue = RESCUES.get(self.vm.description.mode_policy, RESCUES["paper"])
+        self.held = (Priority.DENSITY, 0)
+        """Who changed the mode last of those that may hold it, and until when."""
+        self._wake = env.event()
+        self._said: dict[str, str] = {}
+        self.vm.segment_lost = self._segment_lost
+        self._first_ns = int(rates.number("mode.backoff_first_ns"))
+        self._last_ns = int(rates.number("mode.backoff_last_ns"))
+
+    # What others ask of it
+
+    def want(self, mode: VmMode, *, cause: int = -1) -> None:
+        """Want another mode from now on (P2)."""
+        self.vm.mode_wanted = mode
+        self.recorder.decide(
+            "mode_controller", "want", vm=self.vm.name, asked=mode, got=self.vm.mode, outcome="begun", cause=cause
+        )
+        self.wake()
+
+    def _segment_lost(self, reason: str) -> None:
+        """Look again after the VMM segment was taken away, not before the hold time is over if a fault did it."""
+        if reason == "faults":
+            self.held = (Priority.CORRECTNESS, int(self.env.now) + int(rates.number("mode.hold_ns")))
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again now: something changed."""
+        if not self._wake.triggered:
+            self._wake.succeed()
+
+    # Steering
+
+    def steering(self) -> Generator[Event, object, None]:
+        """Live for as long as the VM runs."""
+        wait_ns = self._first_ns
+        while self.vm.running:
+            before = self.vm.mode
+            settled = yield from self._approach()
+            if not self.vm.running:
+                return  # type: ignore[unreachable]  # it may have ended meanwhile
+            wait_ns = self._first_ns if self.vm.mode != before else min(2 * wait_ns, self._last_ns)
+            self._wake = self.env.event() if self._wake.processed or self._wake.triggered else self._wake
+            yield (
+                self._wake if settled and self.policy is None else self._wake | Pause(self.env, wait_ns, Turn.COMPACTOR)
+            )
+
+    def _approach(self) -> Generator[Event, object, bool]:
+        """Try each segment that is wanted and not had; return whether there is nothing left to try."""
+        vm = self.vm
+        if self.policy is not None:
+            self._heed_policy()
+        wanted_guest, wanted_vmm = wants(vm.mode_wanted)
+        self._leave_unwanted(wanted_guest, wanted_vmm)
+        if self._is_held():
+            return False
+        settled = True
+        if wanted_guest and vm.guest_segment is None:
+            attempt = yield from self._gain_guest()
+            settled &= self._tell("guest segment", attempt)
+        if wanted_vmm and vm.vmm_segment is None and vm.running:
+            attempt = yield from self._gain_vmm(wanted_guest)
+            settled &= self._tell("VMM segment", attempt)
+        return settled
+
+    def _heed_policy(self) -> None:
+        """Let the user's policy say what is wanted now; what is no mode is recorded, and nothing changes."""
+        assert self.policy is not None
+        vm = self.vm
+        wanted = self.policy.wanted(vm_view(vm), host_view(self.guest_os.vmm))
+        if wanted not in get_args(VmMode):
+            why = f"the policy wants {wanted!r}, which is no mode"
+            self.recorder.decide("mode_controller", "want", vm=vm.name, asked=str(wanted), outcome="refused", why=why)
+        elif wanted != vm.mode_wanted:
+            self.want(wanted)
+
+    def _is_held(self) -> bool:
+        priority, until = self.held
+        return priority < Priority.PERFORMANCE and self.env.now < until
+
+    def _leave_unwanted(self, wanted_guest: bool, wanted_vmm: bool) -> None:
+        vm, before = self.vm, self.vm.mode
+        if vm.guest_segment is not None and not wanted_guest:
+            guest_segment.leave(self.guest_os, "mode")
+        if vm.vmm_segment is not None and not wanted_vmm:
+            self.guest_os.vmm.leave_segment(vm, "mode")
+        if vm.mode != before:
+            self.recorder.decide(
+                "mode_controller",
+                "mode",
+                vm=vm.name,
+                asked=vm.mode_wanted,
+                got=vm.mode,
+                outcome="done",
+                why="asked for",
+            )
+
+    def _tell(self, what: str, attempt: Attempt) -> bool:
+        """Record how an attempt ended, a repeated refusal once; return whether trying again is no use."""
+        vm = self.vm
+        if attempt.won:
+            self._said.pop(what, None)
+            self.recorder.decide(
+                "mode_controller",
+                "mode",
+                vm=vm.name,
+                asked=vm.mode_wanted,
+                got=vm.mode,
+                outcome="done",
+                why=attempt.why,
+            )
+        elif self._said.get(what) != attempt.why:
+            self._said[what] = attempt.why
+            outcome: Outcome = "refused" if attempt.hopeless else "failed"
+            self.recorder.decide(
+                "mode_controller", "gain", vm=vm.name, asked=what, got=vm.mode, outcome=outcome, why=attempt.why
+            )
+        return attempt.won or attempt.hopeless
+
+    # The guest segment
+
+    def _gain_guest(self) -> Generator[Event, object, Attempt]:
+        process = self.vm.process
+        region = process.primary if process is not None else None
+        if region is None:
+            return Attempt(won=False, why="the workload has no primary region to put under a segment", hopeless=True)
+        first = guest_segment.find_run(self.guest_os, region)
+        if first >= 0:
+            return self._enter_guest(region, first, "guest memory is contiguous")
+        if self.rescue == "self-balloon":
+            return (yield from self._gain_by_exchange(region))
+        if self.rescue == "compaction":
+            return (yield from self._gain_by_guest_compaction(region))
+        return Attempt(won=False, why=self._fragmented(region))
+
+    def _enter_guest(self, region: Region, first: int, why: str) -> Attempt:
+        copies = guest_segment.enter(self.guest_os, region, first)
+        return Attempt(won=True, why=f"{why}; {copies} pages copied into the segment")
+
+    def _gain_by_exchange(self, region: Region) -> Generator[Event, object, Attempt]:
+        vm, started = self.vm, int(self.env.now)
+        if vm.vmm_segment is not None:
+            self.guest_os.vmm.leave_segment(vm, "donors must lie outside the VMM segment")
+        pages = guest_segment.pages_needed(region)
+        row = self.recorder.decide(
+            "self_balloon",
+            "exchange",
+            vm=vm.name,
+            asked=write_bytes(pages << 12),
+            outcome="begun",
+            why=self._fragmented(region),
+        )
+        done = yield from self.exchange.exchanging(pages)
+        start, end, short = done.start, done.end, done.short  # type: ignore[attr-defined]
+        took = int(self.env.now) - started
+        self.recorder.decide(
+            "self_balloon",
+            "exchange",
+            vm=vm.name,
+            asked=write_bytes(pages << 12),
+            got=write_bytes((end - start) << 12),
+            outcome="partial" if short and end > start else "failed" if short else "done",
+            why=short or f"no page copied; {done.reclaimed_pages} pages of page cache dropped",  # type: ignore[attr-defined]
+            cost_ns=took,
+            cause=row,
+        )
+        first = guest_segment.find_run(self.guest_os, region, within=(start, end)) if vm.running and end > start else -1
+        if first < 0:
+            return Attempt(won=False, why=short or "the new range is in use already")
+        return self._enter_guest(
+            region, first, f"self-ballooned {write_bytes((end - start) << 12)} in {write_duration(took)}"
+        )
+
+    def _gain_by_guest_compaction(self, region: Region) -> Generator[Event, object, Attempt]:
+        pages = guest_segment.pages_needed(region)
+        blocker = yield from self.guest_compaction.clearing(pages)
+        first = guest_segment.find_run(self.guest_os, region) if self.vm.running else -1
+        if first < 0:
+            return Attempt(won=False, why=blocker or self._fragmented(region))
+        return self._enter_guest(region, first, "compaction in the guest made room")
+
+    def _fragmented(self, region: Region) -> str:
+        guest = self.vm.guest
+        pages = guest_segment.pages_needed(region)
+        return (
+            f"needs {write_bytes(pages << 12)} of contiguous guest memory; the largest free run is "
+            f"{write_bytes(guest.largest_free_run() << 12)} of {write_bytes(guest.free_pages << 12)} free"
+        )
+
+    # The VMM segment
+
+    def _gain_vmm(self, wanted_guest: bool) -> Generator[Event, object, Attempt]:
+        vm = self.vm
+        attempt = Attempt(won=False, why="no memory to cover")
+        for base, limit in self._ranges(wanted_guest):
+            if vm.remembered is not None and vm.remembered[:2] == (base, limit) and vm.remembered_moves == 0:
+                self.guest_os.vmm.enter_segment(vm, *vm.remembered)
+                return Attempt(won=True, why="the window was left as it is: entered again")
+            attempt = yield from self.builder.building(vm, base, limit)
+            if attempt.won or not vm.running:
+                return attempt
+        return attempt
+
+    def _ranges(self, wanted_guest: bool) -> list[tuple[int, int]]:
+        """Return the gfn ranges that a VMM segment could cover, best first: all memory on one side of the I/O gap.
+
+        If the guest exchanged memory, its holes would be committed too; then what lies under the guest segment is
+        enough for Dual Direct.
+        """
+        vm = self.vm
+        start = ABOVE_GAP if vm.memory_top > ABOVE_GAP else 0
+        whole = (start, vm.memory_top)
+        segment = vm.guest_segment
+        if not wanted_guest or segment is None:
+            return [whole]
+        under = (segment.base + segment.offset) & -512, (segment.limit + segment.offset + 511) & -512
+        if vm.exchanged_pages:
+            return [under]
+        return [whole, under] if whole[0] <= under[0] and under[1] <= whole[1] else [under]
+
+    def missing(self) -> str:
+        """Return the mode that is wanted and not had, or ""."""
+        wanted_guest, wanted_vmm = wants(self.vm.mode_wanted)
+        wanted = mode_name(guest=wanted_guest, vmm=wanted_vmm)
+        return "" if wanted == self.vm.mode else wanted

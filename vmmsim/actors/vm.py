@@ -1,0 +1,217 @@
+"""What a VM is: its guest-physical memory, its tables and segments, and the books that actors keep of it.
+
+Not an actor. Guest OS, VMM, balloon driver and the others change what is here, each its own part; translation state
+is the engine's, ownership of frames the ledgers'.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import numpy as np
+
+from vmmsim.config import MODES, Mode
+from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
+from vmmsim.scenario import LOW_BYTES
+from vmmsim.translation.page_table import FRAME_MASK, FRAME_SHIFT
+from vmmsim.translation.registers import Registers, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from simpy import Event
+
+    from vmmsim import scenario
+    from vmmsim.actors.escapes import Escapes
+    from vmmsim.actors.process import Process
+    from vmmsim.memory.ledger import Memory
+    from vmmsim.memory.tokens import Token
+    from vmmsim.translation.escape_filter import EscapeFilter
+    from vmmsim.translation.page_table import PageTable
+
+GIB_PAGES: Final = 1 << 18
+ABOVE_GAP: Final = 4 * GIB_PAGES
+"""gfn at which memory goes on above the I/O gap: 4 GiB."""
+BLOCK_PAGES: Final = 1 << 15
+"""Linux's memory block on x86-64, the grain of hot-plug: 128 MiB."""
+
+
+def memory_ranges(pages: int, machine_type: str) -> list[tuple[int, int]]:
+    """Return the gfn ranges [start, end) that ``pages`` of guest memory have: one, or one on each side of the gap.
+
+    QEMU's machine types put the I/O gap below 4 GiB and split memory that reaches it (hw/i386/pc_piix.c, pc_q35.c).
+    """
+    split_from, low = (size >> 12 for size in LOW_BYTES[machine_type])
+    if pages < split_from:
+        return [(0, pages)]
+    return [(0, low), (ABOVE_GAP, ABOVE_GAP + pages - low)] if pages > low else [(0, low)]
+
+
+@attrs.frozen(kw_only=True)
+class Lease:
+    """A window of host memory, kept for the VMM segment that is being built over gfns [base, limit)."""
+
+    base: int
+    limit: int
+    offset: int
+    """hfn - gfn of every page in its slot."""
+    escaped: NDArray[np.int64]
+    """Ascending gfns whose slots cannot be used: they will escape."""
+    token: Token
+
+    def escapes_between(self, start: int, end: int) -> bool:
+        """Tell whether a gfn of [start, end) escapes."""
+        return bool(np.searchsorted(self.escaped, end) > np.searchsorted(self.escaped, start))
+
+
+def frames_of(entries: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return int64[n]: the frames that page-table entries name."""
+    return np.asarray(entries >> FRAME_SHIFT & FRAME_MASK)
+
+
+class VirtualMachine:
+    """One VM. ``number`` is its owner number in the host's ledger, its vpid and its eptp."""
+
+    def __init__(  # noqa: PLR0915  a book has many pages
+        self, number: int, name: str, description: scenario.VM, guest: Memory, nested: PageTable
+    ) -> None:
+        self.number = number
+        self.name = name
+        self.description = description
+        self.guest = guest
+        """Guest-physical memory: ledger and buddy of gfns."""
+        self.nested = nested
+        """Nested table: gfn to hfn."""
+        self.kernel_table: PageTable | None = None
+        self.process: Process | None = None
+        """The guest process that runs the workload."""
+        self.guest_segment: Segment | None = None
+        self.vmm_segment: Segment | None = None
+        self.empty_filter: EscapeFilter | None = None
+        """The escape filter of its VMM segment with nothing in it; None on hardware without filters."""
+        self.escape_budget = description.escape_filter.members
+        """Pages that may escape before the segment is given up."""
+        self.escapes: Escapes | None = None
+        """Pages that escape the VMM segment that is live, or was live last."""
+        self.lease: Lease | None = None
+        """The window of the VMM segment that is being built for this VM: faults are served slot-first."""
+        self.mode_wanted = description.mode
+        self.running = True
+        self.backed = np.zeros((guest.pages + PAGEBLOCK - 1) >> PAGEBLOCK_ORDER, np.int16)
+        """int16[blocks]: how many gfns of each 2 MiB block have a frame."""
+        self.resident_pages = 0
+        self.held_pages = 0
+        """Frames under the VMM segment whose gfns the guest has given up: the host cannot use them (yet)."""
+        self.ballooned_pages = 0
+        """Given up to the balloon, to come back when its target falls."""
+        self.balloon_target_pages = 0
+        self.exchanged_pages = 0
+        """Given up for good, in exchange for memory that was added elsewhere (self-ballooning)."""
+        self.added_pages = 0
+        """Pages hot-added, less those removed."""
+        self.boot_top = 0
+        """One past the last gfn that was memory at boot."""
+        self.memory_top = 0
+        """One past the last gfn that was ever memory: where the next block is added."""
+        self.stall_ns: Counter[str] = Counter()
+        """Time that vCPUs lose to faults and services and have not been charged yet, by cause."""
+        self.flushes = 0
+        """Flushes of this VM's translations that have not been charged yet."""
+        self.remapped_pages = 0
+        """Pages whose mapping or leaf size changed since the last sample."""
+        self.epoch: Event | None = None
+        """Happens when the span of constant translation ends (semantics of sampling: an epoch)."""
+        self.changed: Callable[[str], None] = lambda reason: None
+        """Called with the reason when an epoch must end; set by whoever runs the vCPUs."""
+        self.segment_lost: Callable[[str], None] = lambda reason: None
+        """Called with the reason when the VMM segment is taken away; set by the mode controller."""
+        self.overhead: float | None = None
+        """Walk cycles over ideal cycles by the last sample; None before the first."""
+        self.progress = 0
+        """Accesses done by the workload."""
+        self.cores: tuple[int, ...] = ()
+        """The engine's cores that run its accesses: the only ones that hold its translations."""
+        self.remembered: tuple[int, int, int] | None = None
+        """(base, limit, offset) of the VMM segment that was left last."""
+        self.remembered_moves = 0
+        """Frames of the VM that moved or went since then: at 0 the segment can be entered again at once."""
+        self.whole_blocks = np.zeros(self.backed.size, np.bool_)
+        """bool[blocks]: which 2 MiB blocks of gPA are memory throughout."""
+        self.lost = ""
+        """Why the VM or its workload is gone before its time; "" while it is not."""
+
+    @property
+    def mode(self) -> str:
+        """The mode had: which segments are live."""
+        guest = self.guest_segment is not None and self.guest_segment.base < self.guest_segment.limit
+        vmm = self.vmm_segment is not None and self.vmm_segment.base < self.vmm_segment.limit
+        return mode_name(guest=guest, vmm=vmm)
+
+    @property
+    def memory_pages(self) -> int:
+        """Guest memory present, in pages, the balloon's included."""
+        return self.guest.present_pages
+
+    def registers(self) -> Registers:
+        """Return what each of its vCPUs has loaded."""
+        table = self.process.table if self.process is not None else self.kernel_table
+        assert table is not None, f"{self.name} is not booted"
+        return Registers(
+            mode=MODES[self.mode],
+            guest_table=table,
+            nested_table=self.nested,
+            guest_segment=self.guest_segment,
+            vmm_segment=self.vmm_segment,
+            vpid=self.number,
+            asid=1,
+            eptp=self.number,
+        )
+
+    def under_vmm_segment(self, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which gfns the live VMM segment pins: in range, and not true members of the filter."""
+        segment = self.vmm_segment
+        if segment is None:
+            return np.zeros(gfns.shape, np.bool_)
+        inside: NDArray[np.bool_] = (gfns >= segment.base) & (gfns < segment.limit)
+        if self.escapes is not None and self.escapes.members:
+            inside &= ~np.isin(gfns, np.array(self.escapes.members, np.int64))
+        return inside
+
+    def note_memory(self, start: int, end: int, present: bool) -> None:
+        """Book that gfns [start, end) became memory, or ceased to be."""
+        first, last = -(-start // PAGEBLOCK), end // PAGEBLOCK
+        self.whole_blocks[first:last] = present
+        if present:
+            self.memory_top = max(self.memory_top, end)
+
+    def given_up(self, start: int, end: int) -> NDArray[np.int64]:
+        """Return the gfns of [start, end) that the balloon holds."""
+        return start + np.flatnonzero(self.guest.frames["kind"][start:end] == Kind.BALLOON)
+
+    def note_backing(self, gfns: NDArray[np.int64], change: int, *, size_pages: int = 1) -> None:
+        """Book that leaves of ``size_pages`` at ``gfns`` were mapped (change 1) or unmapped (-1)."""
+        np.add.at(self.backed, gfns >> PAGEBLOCK_ORDER, np.int16(change * min(size_pages, PAGEBLOCK)))
+        self.resident_pages += change * size_pages * int(gfns.size)
+
+    def given_up_between(self, start: int, end: int) -> int:
+        """Return how many gfns of [start, end) the balloon holds."""
+        return int(np.count_nonzero(self.guest.frames["kind"][start:end] == Kind.BALLOON))
+
+    def used_pages(self) -> int:
+        """Return the guest's pages in use: present, not free, not given up."""
+        return self.guest.present_pages - self.guest.free_pages - self.guest.count(kind=Kind.BALLOON)
+
+
+def mode_name(*, guest: bool, vmm: bool) -> str:
+    """Return the mode that has these segments."""
+    wanted = ("segment" if guest else "walk", "segment" if vmm else "walk")
+    return next(mode.name for mode in MODES.values() if (mode.guest, mode.nested) == wanted)
+
+
+def wants(mode: str) -> tuple[bool, bool]:
+    """Return which segments a mode has: (guest, vmm)."""
+    described: Mode = MODES[mode]
+    return described.guest == "segment", described.nested == "segment"

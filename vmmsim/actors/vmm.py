@@ -1,0 +1,344 @@
+"""The VMM: backs guest memory with host frames, gives and takes VMM segments, finds room when it is short.
+
+Nested faults are served here: absent gfns get frames, 2 MiB at a time where the host has such blocks (transparent huge
+pages), slot-first while a segment is being built. Below a live segment the nested table is kept complete, so that
+leaving costs a rendezvous and a flush, and no copying.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from vmmsim import rates
+from vmmsim.actors.costs import rendezvous_ns
+from vmmsim.actors.remapping import remap
+from vmmsim.actors.vm import frames_of
+from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
+from vmmsim.translation.registers import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.decisions import Recorder
+    from vmmsim.memory.ledger import Memory
+    from vmmsim.translation.engine import Engine
+
+FLAGS: Final = WRITABLE | EXECUTABLE | ACCESSED | DIRTY
+"""A nested leaf is made at a fault that zeroes the page: it is accessed and dirty from birth."""
+_NONE: Final = np.empty(0, np.int64)
+
+
+class VmLost(Exception):
+    """Raised where a VM that is being served is killed: whoever runs it stops."""
+
+
+class Vmm:
+    """The hypervisor of the host."""
+
+    def __init__(self, host: Memory, engine: Engine, recorder: Recorder, *, thp: bool) -> None:
+        self.host = host
+        self.engine = engine
+        self.recorder = recorder
+        self.thp = thp
+        self.vms: dict[int, VirtualMachine] = {}
+        self.kill: Callable[[VirtualMachine, str], None] = lambda vm, why: None
+        """Ends a VM when the host is out of memory; set by whoever starts and ends VMs."""
+        self.disrupt: Callable[[], None] = lambda: None
+        """Makes whoever is copying frames let go of them; set by the compactor."""
+        self.free_wanted: Callable[[int], int] = self._drop_cache
+        """Finds free host frames: given how many are short, returns how many it freed."""
+        self._fault_4k = int(rates.number("vmm.fault_4k_ns"))
+        self._fault_2m = int(rates.number("vmm.fault_2m_ns"))
+        self._batch = int(rates.number("balloon.pages_per_request"))
+
+    # Frames for a VM
+
+    def table_frames(self, owner: int, count: int) -> NDArray[np.int64]:
+        """Return int64[count]: host frames for nested tables of VM ``owner``."""
+        frames = self.host.take(count, kind=Kind.TABLE, owner=owner)
+        while frames.size < count:
+            self._make_room(count - int(frames.size), owner)
+            more = self.host.take(count - int(frames.size), kind=Kind.TABLE, owner=owner)
+            frames = np.concatenate([frames, more])
+        return frames
+
+    def back(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Give every gfn of ``gfns`` (int64[n], distinct) that has no frame one; charge the faults to the VM.
+
+        ``VmLost`` if the host is out of memory and this VM is the one that is killed.
+        """
+        absent = gfns[vm.nested.translate(gfns) < 0]
+        if not absent.size:
+            return
+        if vm.lease is not None:
+            absent = self._back_slots(vm, absent)
+        if self.thp and absent.size:
+            absent = self._back_blocks(vm, absent)
+        self._back_pages(vm, absent)
+
+    def _back_blocks(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Back whole 2 MiB blocks of which nothing is backed yet, where there are free ones; return what is left."""
+        blocks = np.unique(absent >> PAGEBLOCK_ORDER)
+        blocks = blocks[(vm.backed[blocks] == 0) & vm.whole_blocks[blocks]]
+        starts = blocks << PAGEBLOCK_ORDER
+        frames = self.host.take(int(starts.size), kind=Kind.USER, owner=vm.number, pages=starts, order=PAGEBLOCK_ORDER)
+        if not frames.size:
+            return absent
+        starts = starts[: frames.size]
+        vm.nested.map(starts, frames, size=1, flags=FLAGS)
+        vm.note_backing(starts, 1, size_pages=PAGEBLOCK)
+        vm.stall_ns["nested fault"] += int(frames.size) * self._fault_2m
+        return absent[~np.isin(absent >> PAGEBLOCK_ORDER, starts >> PAGEBLOCK_ORDER)]
+
+    def _back_pages(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> None:
+        while absent.size:
+            frames = self.host.take(int(absent.size), kind=Kind.USER, owner=vm.number, pages=absent)
+            done = absent[: frames.size]
+            if frames.size:
+                vm.nested.map(done, frames, flags=FLAGS)
+                vm.note_backing(done, 1)
+                vm.stall_ns["nested fault"] += int(frames.size) * self._fault_4k
+            absent = absent[frames.size :]
+            if absent.size:
+                self._make_room(int(absent.size), vm.number)
+
+    def _back_slots(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Back gfns under a lease by the very frames that the segment will give them, where those are free."""
+        lease = vm.lease
+        assert lease is not None
+        inside = absent[(absent >= lease.base) & (absent < lease.limit)]
+        if self.thp:
+            blocks = np.unique(inside >> PAGEBLOCK_ORDER)
+            self.fill_blocks(vm, blocks[(vm.backed[blocks] == 0) & vm.whole_blocks[blocks]])
+            inside = inside[vm.nested.translate(inside) < 0]
+        self.fill_slots(vm, inside)
+        return absent[vm.nested.translate(absent) < 0]
+
+    def fill_blocks(self, vm: VirtualMachine, blocks: NDArray[np.int64]) -> int:
+        """Back 2 MiB blocks of gfns, nothing of which is backed, by their slots under the lease, if those are free.
+
+        Return how many blocks were.
+        """
+        lease = vm.lease
+        assert lease is not None
+        starts = blocks << PAGEBLOCK_ORDER
+        fits = (starts >= lease.base) & (starts + PAGEBLOCK <= lease.limit) & (lease.offset % PAGEBLOCK == 0)
+        done = [gfn for gfn in starts[fits].tolist() if self._fill_block(vm, gfn, gfn + lease.offset)]
+        if done:
+            gfns = np.array(done, np.int64)
+            vm.nested.map(gfns, gfns + lease.offset, size=1, flags=FLAGS)
+            vm.note_backing(gfns, 1, size_pages=PAGEBLOCK)
+            vm.stall_ns["nested fault"] += len(done) * self._fault_2m
+        return len(done)
+
+    def _fill_block(self, vm: VirtualMachine, gfn: int, frame: int) -> bool:
+        lease = vm.lease
+        assert lease is not None
+        end = frame + PAGEBLOCK
+        if not self.host.is_free(frame, end) or lease.escapes_between(gfn, gfn + PAGEBLOCK):
+            return False
+        pages = np.arange(gfn, gfn + PAGEBLOCK)
+        self.host.take_range(frame, end, kind=Kind.USER, owner=vm.number, pages=pages, token=lease.token)
+        return True
+
+    def fill_slots(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> int:
+        """Back single gfns, none of them backed, by their slots under the lease, if those are free; return how many."""
+        lease = vm.lease
+        assert lease is not None
+        slots = gfns + lease.offset
+        book = self.host.frames
+        free = (self.host.kinds(slots) == Kind.FREE) & (book["mark"][slots] & ISOLATED == 0)
+        free &= ~np.isin(gfns, lease.escaped)
+        gfns = np.sort(gfns[free])
+        for first, end in runs_of(gfns):
+            pages = np.arange(first, end)
+            self.host.take_range(
+                first + lease.offset,
+                end + lease.offset,
+                kind=Kind.USER,
+                owner=vm.number,
+                pages=pages,
+                token=lease.token,
+            )
+        if gfns.size:
+            vm.nested.map(gfns, gfns + lease.offset, flags=FLAGS)
+            vm.note_backing(gfns, 1)
+            vm.stall_ns["nested fault"] += int(gfns.size) * self._fault_4k
+        return int(gfns.size)
+
+    def release(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> int:
+        """Take back the frames of gfns that the guest gave up (int64[n], distinct); return how many became free.
+
+        Under a live VMM segment a given-up gPA still translates, so its frame must not be lent: it is *held*.
+        """
+        pinned = vm.under_vmm_segment(gfns)
+        vm.held_pages += int(pinned.sum())
+        freed = self.unback(vm, gfns[~pinned])
+        vm.flushes += -(-freed // self._batch)
+        return freed
+
+    def unback(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> int:
+        """Unmap gfns and free their frames, whole 2 MiB leaves as such; return how many pages that were."""
+        sizes = vm.nested.mapped_sizes(gfns)
+        gfns, sizes = gfns[sizes >= 0], sizes[sizes >= 0]
+        large = gfns[sizes == 1] >> PAGEBLOCK_ORDER
+        blocks, counts = np.unique(large, return_counts=True)
+        whole = blocks[counts == PAGEBLOCK] << PAGEBLOCK_ORDER
+        partial = blocks[counts < PAGEBLOCK] << PAGEBLOCK_ORDER
+        if partial.size:
+            vm.nested.split_many(partial)
+            vm.remapped_pages += int(partial.size) * PAGEBLOCK
+        if whole.size:
+            frames = vm.nested.unmap_many(whole, size=1)
+            self.host.give_back(frames, order=PAGEBLOCK_ORDER)
+            vm.note_backing(whole, -1, size_pages=PAGEBLOCK)
+        small = gfns[~np.isin(gfns >> PAGEBLOCK_ORDER, whole >> PAGEBLOCK_ORDER)]
+        if small.size:
+            self.host.give_back(vm.nested.unmap_many(small))
+            vm.note_backing(small, -1)
+        if gfns.size:
+            vm.remembered_moves += int(gfns.size)
+            self.flush(vm)
+        return int(gfns.size)
+
+    def is_busy(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> bool:
+        """Tell whether a frame behind ``gfns`` is held by a change in progress: whoever wants it waits."""
+        frames = vm.nested.translate(gfns)
+        return bool(np.any(self.host.frames["mark"][frames[frames >= 0]] & ISOLATED))
+
+    # Room
+
+    def _drop_cache(self, pages: int) -> int:
+        return self.host.drop_cache(pages)
+
+    def _make_room(self, pages: int, owner: int) -> None:
+        """Free host frames, or end a VM: the one with the most frames, as the host's OOM killer chooses."""
+        if self.free_wanted(pages) > 0:
+            return
+        victim = max(self.vms.values(), key=lambda vm: (vm.resident_pages, -vm.number), default=None)
+        if victim is None:
+            raise VmLost("the host has no free memory left, and no VM to end")
+        why = f"the host is out of memory: {pages} pages short, {self.host.free_pages} free"
+        self.recorder.decide("vmm", "oom_kill", vm=victim.name, outcome="done", why=why)
+        self.kill(victim, why)
+        if victim.number == owner:
+            raise VmLost(why)
+
+    # Segments
+
+    def flush(self, vm: VirtualMachine) -> None:
+        """Drop what hardware remembers of a VM's nested translations: one batch."""
+        self.engine.invalidate_eptp(vm.number, cores=vm.cores)
+
+    def rendezvous(self, vm: VirtualMachine) -> None:
+        """Charge a change of registers on all vCPUs: kick them, wait for the slowest, resume."""
+        vcpus = vm.description.vcpus
+        vm.stall_ns["rendezvous"] += vcpus * rendezvous_ns(vcpus)
+
+    def enter_segment(self, vm: VirtualMachine, base: int, limit: int, offset: int) -> None:
+        """Write the registers of a VMM segment over [base, limit), whose nested table is complete and says the same."""
+        assert vm.escapes is not None
+        vm.vmm_segment = Segment(base=base, limit=limit, offset=offset, filter=vm.escapes.filter)
+        self._pin(vm, pinned=True)
+        vm.held_pages = vm.given_up_between(base, limit)
+        vm.remembered_moves = 0
+        self.rendezvous(vm)
+        vm.changed("mode")
+
+    def leave_segment(self, vm: VirtualMachine, why: str) -> None:
+        """Take a VMM segment away: rendezvous and flush. The window is remembered, to come back to."""
+        segment = vm.vmm_segment
+        assert segment is not None
+        self._pin(vm, pinned=False)
+        vm.remembered = (segment.base, segment.limit, segment.offset)
+        vm.remembered_moves = 0
+        vm.vmm_segment = None
+        held, vm.held_pages = vm.held_pages, 0
+        self.flush(vm)
+        self.rendezvous(vm)
+        vm.flushes += 1
+        if held:
+            self.unback(vm, vm.given_up(segment.base, segment.limit))
+        vm.changed(why)
+        vm.segment_lost(why)
+
+    def _pin(self, vm: VirtualMachine, *, pinned: bool) -> None:
+        """Pin what the segment maps, or let go of it: frames that escape lie elsewhere, or belong to nobody."""
+        segment = vm.vmm_segment
+        assert segment is not None
+        marks = self.host.frames["mark"][segment.base + segment.offset : segment.limit + segment.offset]
+        mine = self._mine(vm, segment)
+        if pinned:
+            marks[mine] |= PINNED
+        else:
+            marks[mine] &= 0xFF ^ PINNED
+
+    def _mine(self, vm: VirtualMachine, segment: Segment) -> NDArray[np.bool_]:
+        book = self.host.frames[segment.base + segment.offset : segment.limit + segment.offset]
+        return np.asarray((book["kind"] == Kind.USER) & (book["owner"] == vm.number))
+
+    def unpin(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Let the frames of gfns that are about to escape be replaced."""
+        self.host.unpin(vm.nested.translate(gfns))
+
+    def take_for(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64[n]: new frames that the ledger books for ``gfns``, which are mapped elsewhere still."""
+        frames = self.host.take(int(gfns.size), kind=Kind.USER, owner=vm.number, pages=gfns)
+        while frames.size < gfns.size:
+            self._make_room(int(gfns.size - frames.size), vm.number)
+            rest = gfns[frames.size :]
+            more = self.host.take(int(rest.size), kind=Kind.USER, owner=vm.number, pages=rest)
+            frames = np.concatenate([frames, more])
+        return frames
+
+    def reload_filter(self, vm: VirtualMachine) -> None:
+        """Load the VMM segment anew with the filter as it is now."""
+        segment = vm.vmm_segment
+        assert segment is not None
+        assert vm.escapes is not None
+        vm.vmm_segment = Segment(
+            base=segment.base, limit=segment.limit, offset=segment.offset, filter=vm.escapes.filter
+        )
+        self.rendezvous(vm)
+        vm.changed("filter")
+
+    def move(self, vm: VirtualMachine, gfns: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
+        """Let the nested table send ``gfns``, which are mapped, to ``frames``, and flush: one batch."""
+        vm.remapped_pages += remap(vm.nested, gfns, frames)
+        vm.remembered_moves += int(gfns.size)
+        self.flush(vm)
+
+    # Coming and going
+
+    def depart(self, vm: VirtualMachine) -> None:
+        """Give back all that a VM has: frames, tables, contexts."""
+        self.disrupt()
+        if vm.vmm_segment is not None:
+            self._pin(vm, pinned=False)
+            vm.vmm_segment = None
+        pages, entries, sizes = vm.nested.leaves()
+        frames = frames_of(entries)
+        self.engine.forget(vm.number)
+        for size, order in ((0, 0), (1, PAGEBLOCK_ORDER)):
+            self.host.give_back(frames[sizes == size], order=order)
+        vm.nested.free()
+        vm.resident_pages = vm.held_pages = 0
+        vm.backed[:] = 0
+        del self.vms[vm.number]
+        assert pages.size == frames.size
+
+
+def runs_of(numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the runs [first, end) of consecutive numbers that ascending ``numbers`` consist of."""
+    if not numbers.size:
+        return []
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    firsts = numbers[np.concatenate([[0], breaks])]
+    lasts = numbers[np.concatenate([breaks - 1, [numbers.size - 1]])]
+    return list(zip(firsts.tolist(), (lasts + 1).tolist(), strict=True))

@@ -1,0 +1,2 @@
+def live_in(memory, ns, *, seed, name, life):
+    pass

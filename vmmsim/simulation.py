@@ -1,0 +1,262 @@
+"""The composition root: builds a host and its actors from a scenario, connects them, runs them, and returns a Result.
+
+Order of building: recorder; host memory and its age; engine; VMM, compactor, faults; then each VM as it boots. No part
+looks up another: what it needs it is given here and in ``booting``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import simpy
+
+from vmmsim import rates
+from vmmsim.actors.calibration import Calibrations
+from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.compactor import Compactor
+from vmmsim.actors.faults import Faults
+from vmmsim.actors.guest_failure import GuestFailure
+from vmmsim.actors.host_series import HostSeries
+from vmmsim.actors.invariants import check_all
+from vmmsim.actors.vmm import Vmm
+from vmmsim.addresses import write_duration
+from vmmsim.booting import Boot
+from vmmsim.decisions import Recorder, SimulationFailed
+from vmmsim.errors import BadInput, Refused
+from vmmsim.memory.ageing import live_in
+from vmmsim.memory.frames import Kind
+from vmmsim.memory.ledger import Memory
+from vmmsim.randomness import stream
+from vmmsim.scenario_file import machine_of
+from vmmsim.translation.engine import Engine
+from vmmsim.verbs import Handle, Verbs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from threading import Event as Flag
+
+    import numpy as np
+
+    from vmmsim.actors.guest import Guest
+    from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.scenario import Scenario
+
+MAX_EVENTS: Final = 10**9
+"""Events a run may take unless it is told otherwise."""
+_PROGRESS_EVERY: Final = 64
+"""Events between two reports of progress."""
+
+
+class Simulation:
+    """One host, its VMs, and the clock. ``env`` is SimPy's own."""
+
+    def __init__(self, scenario: Scenario, *, check: bool = False) -> None:
+        self.scenario = scenario
+        self.checked = check
+        self.env = simpy.Environment(initial_time=0)
+        self.recorder = Recorder(lambda: int(self.env.now), as_if=scenario.measure.as_if)
+        self.machine = machine_of(scenario)
+        self.host = self._host_memory()
+        self.engine = Engine(self.machine, cores=0)
+        self.prices = Calibrations(self.engine)
+        host = scenario.host
+        self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
+        self.vmm.kill = self.kill
+        self.compactor = Compactor(self.env, self.vmm, self.recorder, host.compaction)
+        self.failure = GuestFailure(self.recorder, self.kill)
+        self.faults = Faults(self.vmm, self.recorder, self.failure.memory_failure)
+        self.faults.host_lost = self._host_lost
+        self.guests: dict[str, Guest] = {}
+        """Guests that run, by name."""
+        self.series = HostSeries(self.env, self.vmm, self.compactor, self.recorder)
+        self.verbs = Verbs(self)
+        self.boots = Boot(self)
+        self.scripts: list[Generator[simpy.Event, object, object]] = []
+        """Generators of users: a script's, and those of their actors."""
+        self.stalled = ""
+        """Who waits for whom, if no VM made progress for too long; "" otherwise."""
+        self.lost = ""
+        """Why the host is gone; "" while it is not."""
+        self.events = 0
+        """SimPy events so far."""
+
+    @property
+    def lifetime(self) -> bool:
+        """Whether only what the scenario names happens: no churn, no daemons, samples on changes only."""
+        return self.scenario.run.detail == "lifetime"
+
+    @property
+    def every_ns(self) -> int:
+        """The longest stratum, and the time between rows of the time series."""
+        every = self.scenario.measure.every_ns
+        return every or max(self.scenario.run.until_ns // int(rates.number("measure.strata_a_run")), 1)
+
+    def random(self, name: str) -> np.random.Generator:
+        """Return the stream of randomness of the thing ``name``."""
+        return stream(self.scenario.run.seed, name)
+
+    def _host_memory(self) -> Memory:
+        """Make host memory: the kernel at the bottom, then what its age has made of the rest."""
+        host = self.scenario.host
+        pages, movable_from = host.memory_bytes >> 12, host.unmovable_bytes >> 12
+        memory = Memory(pages, name="host", kernelcore=movable_from if movable_from < pages else None)
+        kernel = pages * int(rates.number("guest.memmap_bytes_per_page")) + int(
+            rates.number("guest.kernel_image_bytes")
+        )
+        memory.take_range(0, min(-(-kernel >> 12), movable_from // 4), kind=Kind.KERNEL, owner=0)
+        if host.age_ns:
+            live_in(memory, host.age_ns, seed=self.scenario.run.seed, name="host", life="host")
+        return memory
+
+    # Life
+
+    def start(self) -> None:
+        """Start the actors that a scenario names, and schedule its events."""
+        scenario = self.scenario
+        if not self.lifetime:
+            if scenario.host.compaction is not None:
+                self.env.process(self.compactor.background())
+            self.env.process(self.series.sampling(self.every_ns))
+        if scenario.host.faults is not None:
+            self.env.process(self._faulting())
+        self.verbs.schedule()
+        for script in self.scripts:
+            self.env.process(script)
+
+    def _faulting(self) -> Generator[simpy.Event, object, None]:
+        """Let the faults that the rates bring strike, each when it is discovered."""
+        from vmmsim.actors.dram import draw_faults
+
+        host = self.scenario.host
+        assert host.faults is not None
+        assert host.dimms is not None
+        drawn = draw_faults(
+            host.dimms,
+            host.faults,
+            host_pages=self.host.pages,
+            until_ns=self.scenario.run.until_ns,
+            random=self.random("faults"),
+        )
+        for fault in sorted(drawn, key=lambda one: one.discovered_ns):
+            yield Pause(self.env, fault.discovered_ns - int(self.env.now), Turn.FAULTS)
+            if fault.permanent:
+                self.faults.strike(fault.frames.all(), what=fault.mode, correctable=fault.correctable)
+                self.series.record()
+
+    def kill(self, vm: VirtualMachine, why: str) -> None:
+        """End a VM before its time."""
+        vm.lost = vm.lost or why
+        self.boots.end(vm.name, why)
+
+    def _host_lost(self, why: str) -> None:
+        self.lost = why
+        self.recorder.decide("faults", "host_lost", outcome="failed", why=why)
+        for name in list(self.guests):
+            self.boots.end(name, why)
+
+    def run(
+        self,
+        *,
+        progress: Callable[[int, int, dict[str, str]], None] | None = None,
+        stop: Flag | None = None,
+        max_events: int = MAX_EVENTS,
+    ) -> bool:
+        """Run to the end; return whether it was reached (False: stopped, or stalled)."""
+        until = self.scenario.run.until_ns
+        self.start()
+        try:
+            complete = self._step_until(until, progress, stop, max_events)
+        except (BadInput, Refused, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise SimulationFailed(self.recorder) from error
+        if complete:
+            self.env.run(until=until) if self.env.now < until else None
+        self.finish()
+        return complete
+
+    def _step_until(
+        self,
+        until: int,
+        progress: Callable[[int, int, dict[str, str]], None] | None,
+        stop: Flag | None,
+        max_events: int,
+    ) -> bool:
+        said = time.monotonic()
+        stall = Stall(self)
+        while self.env.peek() < until and not self.lost:
+            if stop is not None and stop.is_set():
+                return False
+            self.env.step()
+            self.events += 1
+            if self.checked:
+                check_all(self.vmm, self.engine, self.guests.values())
+            if self.events > max_events:
+                raise BadInput(f"more than {max_events} events by {self.env.now} ns; allow more with --max-events")
+            if stall.is_over():
+                return False
+            if progress is not None and self.events % _PROGRESS_EVERY == 0 and time.monotonic() - said > 0.1:
+                said = time.monotonic()
+                progress(int(self.env.now), until, self.modes())
+        return True
+
+    def modes(self) -> dict[str, str]:
+        """Return the mode of each VM that runs."""
+        return {name: guest.vm.mode for name, guest in self.guests.items()}
+
+    def finish(self) -> None:
+        """Write the last rows of the time series."""
+        for guest in self.guests.values():
+            if guest.vcpus is not None:
+                guest.vcpus.meter.close()
+        self.series.record()
+
+    # What scripts call
+
+    def boot(self, name: str, **description: Any) -> simpy.Process:
+        """Boot a VM: ``sim.boot("db", memory="64GiB", mode="dual-direct")``; its value is a handle of the VM."""
+        return self.env.process(self.verbs.booting(name, description))
+
+    def shutdown(self, name: str) -> simpy.Process:
+        """Shut a VM down; its memory goes back to the host."""
+        return self.env.process(self.verbs.shutting_down(name))
+
+    def sleep(self, duration: str | int) -> simpy.Event:
+        """Wait for a duration: "2h", or whole nanoseconds."""
+        return Pause(self.env, self.verbs.duration(duration), Turn.VCPU)
+
+    def vm(self, name: str) -> Handle:
+        """Return the handle of a VM that runs; ``Refused`` if none is called so."""
+        return self.verbs.handle(name)
+
+    def compact(self) -> simpy.Process:
+        """Compact all of the host's memory once."""
+        return self.env.process(self.verbs.compacting_host())
+
+    def fault(self, **arguments: Any) -> simpy.Process:
+        """Let DRAM fail: the arguments of a scenario's ``do = "fault"``."""
+        return self.env.process(self.verbs.faulting(arguments))
+
+
+class Stall:
+    """Watches whether any VM makes progress."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._progress = -1
+        self._since = 0
+
+    def is_over(self) -> bool:
+        """Tell whether VMs that should run made no progress for ``run.stall``; ``sim.stalled`` then says who waits."""
+        sim, now = self._sim, int(self._sim.env.now)
+        if now - self._since < sim.scenario.run.stall_ns:
+            return False
+        busy = [guest for guest in sim.guests.values() if guest.vcpus is not None and guest.vcpus.is_busy]
+        progress = sum(guest.vm.progress for guest in sim.guests.values())
+        if progress != self._progress or not busy:
+            self._progress, self._since = progress, now
+            return False
+        waits = ", ".join(f"{guest.vm.name} waits for {guest.vcpus.waits_for}" for guest in busy if guest.vcpus)
+        sim.stalled = f"no VM made progress for {write_duration(now - self._since)}: {waits}"
+        return True
