@@ -20,8 +20,8 @@ from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
 from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
-from vmmsim.scenario import VM
-from vmmsim.scenario_events import (
+from vmmsim.scenario import (
+    VM,
     BalloonEvent,
     BootEvent,
     CompactEvent,
