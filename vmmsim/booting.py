@@ -33,7 +33,7 @@ from vmmsim.errors import Refused
 from vmmsim.memory.ageing import live_in
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
-from vmmsim.scenario import is_user_code
+from vmmsim.scenario.values import is_user_code
 from vmmsim.translation.escape_filter import random_filter
 from vmmsim.workloads.programs import build
 

@@ -56,7 +56,7 @@ def simulate(
 
     ``BadInput`` for what cannot be run; ``Refused`` where a script does not catch one.
     """
-    described = _described(scenario, host, vm, event, measure, name)
+    described = _described(scenario, host, vm, event, measure, name, script)
     described = _changed(described, until, seed)
     sim = Simulation(described, check=check)
     code = _add_user_code(sim, script)
@@ -80,6 +80,7 @@ def _described(
     event: Sequence[Event | Mapping[str, Any]],
     measure: Mapping[str, Any] | None,
     name: str,
+    script: Script | str | None,
 ) -> Scenario:
     """Return the scenario that the arguments of ``simulate`` describe."""
     if isinstance(scenario, Scenario):
@@ -96,6 +97,8 @@ def _described(
         "event": [_plain(one) for one in event],
         "measure": dict(measure or {}),
     }
+    if script is not None:
+        data["run"] = {"script": script if isinstance(script, str) else f"{script.__module__}:{script.__name__}"}
     from vmmsim.scenario_file import checked
 
     return checked(data, name=name or "run", folder=Path.cwd())

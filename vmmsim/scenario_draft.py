@@ -91,13 +91,10 @@ def selected(pattern: str, names: list[str], counts: Mapping[str, int | None]) -
     raise BadInput(f"no VM is called {shown(pattern)}{hint(pattern, names)}")
 
 
-def read_parts(data: Mapping[str, Any], *, may_be_empty: bool = False) -> tuple[Draft, list[Mistake]]:
-    """Return what could be read of a scenario file, and everything that is wrong with single parts of it.
-
-    A scenario needs a VM, unless it ``may_be_empty`` or has a script, which may boot some.
-    """
+def read_parts(data: Mapping[str, Any]) -> tuple[Draft, list[Mistake]]:
+    """Return what could be read of a scenario file, and everything that is wrong with single parts of it."""
     reader = _Reader(data)
-    reader.check_tables(may_be_empty)
+    reader.check_tables()
     draft = Draft(
         run=reader.table("run", Run, Run()),
         host=reader.table("host", Host, None),
@@ -117,7 +114,7 @@ class _Reader:
         self.data = data
         self.found: list[Mistake] = []
 
-    def check_tables(self, may_be_empty: bool) -> None:
+    def check_tables(self) -> None:
         """Note top-level tables that are unknown or missing."""
         for key in self.data:
             if key not in _TABLES:
@@ -126,7 +123,7 @@ class _Reader:
             self.found.append(Mistake("", '"host" is missing; write e.g. [host] and memory = "96GiB"', ""))
         run = self.data.get("run")
         scripted = isinstance(run, Mapping) and "script" in run
-        if self.data.get("vm", {}) == {} and not (may_be_empty or scripted):
+        if self.data.get("vm", {}) == {} and not scripted:
             self.found.append(Mistake("", 'no VM; a scenario needs one, e.g. [vm.db] and memory = "8GiB"', ""))
 
     def table(self, key: str, cls: type[Any], default: Any) -> Any:

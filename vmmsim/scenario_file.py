@@ -51,35 +51,30 @@ def load_scenario(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Sc
     path = scenario_path(str(name_or_path))
     label = str(path) if path == Path(name_or_path) else path.name
     data, changed = _overridden(strict.load_toml(path), overrides)
-    draft, found = _read(data, path.parent, may_be_empty=False)
-    if found:
-        raise BadInput.of([_problem(mistake, _SET if _under(mistake.place, changed) else label) for mistake in found])
-    return resolved(draft.whole(path.stem, path.parent))
+    return checked(data, name=path.stem, folder=path.parent, label=label, changed=changed)
 
 
-def checked(data: Mapping[str, Any], *, name: str = "", folder: Path | None = None) -> Scenario:
-    """Return the scenario that plain data describes, spelt as in a file, read and checked as one.
+def checked(
+    data: Mapping[str, Any], *, name: str, folder: Path, label: str = "", changed: Iterable[str] = ()
+) -> Scenario:
+    """Return the scenario that plain data describe, spelled as in a file; ``BadInput`` has every mistake in them.
 
-    ``folder`` is where files are looked for; None is the working directory. There need be no VM: a script of the
-    caller's may boot some. ``BadInput`` has every mistake.
+    label    what messages call the file
+    changed  paths whose values came from the command line instead
     """
-    draft, found = _read(data, folder or Path(), may_be_empty=True)
-    if found:
-        raise BadInput.of([_problem(mistake, "") for mistake in found])
-    return resolved(draft.whole(name, folder))
-
-
-def _read(data: Mapping[str, Any], folder: Path, *, may_be_empty: bool) -> tuple[Draft, list[Mistake]]:
-    """Return what could be read, and all that is wrong with it, in order."""
-    draft, found = read_parts(data, may_be_empty=may_be_empty)
+    changed = list(changed)
+    draft, found = read_parts(data)
     found += contradictions(draft)
     found += _sweep(draft, data)
     found += _absent(draft, folder)
-    return draft, in_order(found, data)
-
-
-def _problem(mistake: Mistake, file: str) -> Problem:
-    return Problem(file, mistake.path, mistake.message)
+    if found:
+        raise BadInput.of(
+            [
+                Problem(_SET if _under(mistake.place, changed) else label, mistake.path, mistake.message)
+                for mistake in in_order(found, data)
+            ]
+        )
+    return resolved(draft.whole(name, folder))
 
 
 def resolved(scenario: Scenario) -> Scenario:
@@ -223,5 +218,5 @@ def _trial(data: Mapping[str, Any], base: set[tuple[str, str]], path: str, value
 
 def _mistakes_in(data: Mapping[str, Any]) -> list[Mistake]:
     """Return what is wrong with a scenario, apart from its sweep and other files."""
-    draft, found = read_parts({key: table for key, table in data.items() if key != "sweep"}, may_be_empty=True)
+    draft, found = read_parts({key: table for key, table in data.items() if key != "sweep"})
     return in_order([*found, *contradictions(draft)], data)

@@ -76,6 +76,10 @@ def scenario_schema() -> dict[str, Any]:
         "$id": "vmmsim/scenario/1",
         "title": "vmmsim scenario",
         **whole,
+        "anyOf": [
+            {"required": ["vm"], "properties": {"vm": {"minProperties": 1}}},
+            {"required": ["run"], "properties": {"run": {"required": ["script"]}}},
+        ],
         "$defs": {name: parts[name] for name in sorted(parts)},
     }
 

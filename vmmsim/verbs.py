@@ -20,8 +20,8 @@ from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
 from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
-from vmmsim.scenario import (
-    VM,
+from vmmsim.scenario import VM
+from vmmsim.scenario.events import (
     BalloonEvent,
     BootEvent,
     CompactEvent,
@@ -34,8 +34,8 @@ from vmmsim.scenario import (
     ReclaimIoGapEvent,
     SelfBalloonEvent,
     ShutdownEvent,
-    VmMode,
 )
+from vmmsim.scenario.values import VmMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -39,6 +39,11 @@ def test_a_good_file_is_answered_with_its_plan(capsys: Capture) -> None:
     assert lines[-1].endswith("both are guesses")
 
 
+def test_a_script_is_said_to_be_beyond_the_plan(capsys: Capture) -> None:
+    assert run(["validate", "churn"]) == 0
+    assert "script    churn.py:churn; what it does is not in this plan" in capsys.readouterr().out.splitlines()
+
+
 def test_a_sweep_is_said_not_to_be_run(capsys: Capture) -> None:
     assert run(["validate", "hard-faults"]) == 0
     assert "sweep     run takes the scenario itself" in capsys.readouterr().out
@@ -146,7 +151,7 @@ def test_scenarios_lists_each_with_the_question_it_answers(capsys: Capture) -> N
     assert run(["scenarios"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(shipped_scenarios())
-    assert lines[1] == (
+    assert lines[2] == (
         "consolidated-day     A working day of one host that has promised 120 of its 96 GiB. Who pays, and when?"
     )
     assert run(["scenarios", "--json"]) == 0

@@ -17,7 +17,7 @@ from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
 from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.moves import finish
-from vmmsim.scenario import LOW_BYTES
+from vmmsim.scenario.vm import LOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Generator

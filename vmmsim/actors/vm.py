@@ -14,7 +14,7 @@ import numpy as np
 
 from vmmsim.config import MODES, Mode
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
-from vmmsim.scenario import LOW_BYTES
+from vmmsim.scenario.vm import LOW_BYTES
 from vmmsim.translation.page_table import FRAME_MASK, FRAME_SHIFT
 from vmmsim.translation.registers import Registers, Segment
 

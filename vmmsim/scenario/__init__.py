@@ -191,7 +191,7 @@ class Scenario:
     """How long, and how closely."""
     host: Host
     """The machine."""
-    vm: dict[str, VM]
+    vm: dict[str, VM] = attrs.field(factory=dict)
     """Virtual machines by name; a script may boot more."""
     event: tuple[Event, ...] = ()
     """What happens when, in any order; events of the same time happen in this order."""
@@ -203,5 +203,7 @@ class Scenario:
     """Runs with other values, for ``vmmsim sweep``."""
 
     def __attrs_post_init__(self) -> None:
+        if not self.vm and self.run.script is None:
+            raise BadInput("a scenario needs a VM, or a script that boots some", path="vm")
         for name in self.vm:
             check_vm_name(name)
