@@ -70,6 +70,13 @@ def test_bad_files_are_one_json_document_with_json(tmp_path: Path, capsys: Captu
     assert (told["error"][0]["path"], err) == ("vm.db.memory", "")
 
 
+def test_keys_of_a_program_are_checked_too(tmp_path: Path, capsys: Capture) -> None:
+    file = write(tmp_path, GOOD.replace('name = "gups"', 'name = "gups", colour = 3'))
+    assert run(["validate", file]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'vmmsim: {file}: vm.db.workload: unknown key "colour"; ')
+
+
 def test_values_are_set_for_the_check(tmp_path: Path, capsys: Capture) -> None:
     file = write(tmp_path, GOOD)
     assert run(["validate", file, "--set", "run.until=3h", "--set", "vm.web.count=3"]) == 0
