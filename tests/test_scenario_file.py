@@ -22,6 +22,7 @@ from vmmsim.scenario import (
     BalloonPolicy,
     CompactEvent,
     Escape,
+    Event,
     FaultEvent,
     Host,
     LoadStep,
@@ -31,7 +32,7 @@ from vmmsim.scenario import (
     Workload,
 )
 from vmmsim.scenario_checks import check_scenario
-from vmmsim.scenario_file import load_scenario, machine_of, resolved, scenario_path, trace_of
+from vmmsim.scenario_file import checked, load_scenario, machine_of, resolved, scenario_path, trace_of
 from vmmsim.scenarios_folder import scenarios_folder, shipped_scenarios
 
 GIB = 1 << 30
@@ -350,6 +351,7 @@ def test_a_shipped_scenario_loads_by_name_and_by_path(name: str) -> None:
 def test_the_scenarios_that_were_promised_are_shipped() -> None:
     assert list(shipped_scenarios()) == [
         "accelerated-faults",
+        "churn",
         "consolidated-day",
         "fragmented-database",
         "fragmented-guest",
@@ -481,6 +483,35 @@ def test_descriptions_made_in_python_are_checked_the_same_way() -> None:
         "event[0].at: 2h is not before the end of the run, 1h (run.until)",
     ]
     check_scenario(attrs.evolve(scenario, host=Host(memory_bytes=16 * GIB), run=Run(until_ns=3 * HOUR)))
+
+
+def test_plain_data_is_read_and_checked_as_a_file_is(tmp_path: Path) -> None:
+    data: dict[str, Any] = {"host": {"memory": "4GiB"}, "vm": {"a": {"memory": "1GiB", "count": 2}}}
+    scenario = checked(data, name="day", folder=tmp_path)
+    assert (scenario.name, scenario.folder, list(scenario.vm)) == ("day", tmp_path, ["a-0", "a-1"])
+    with pytest.raises(BadInput) as caught:
+        checked({**data, "event": [{"at": "2h", "do": "compact"}], "x": 1}, name="day", folder=tmp_path)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "event[0].at: 2h is not before the end of the run, 1h (run.until)",
+        'unknown key "x"; known: "run", "host", "vm", "event", "actor", "measure", "sweep"',
+    ]
+
+
+def test_a_script_may_boot_all_the_vms_there_are(tmp_path: Path) -> None:
+    (tmp_path / "life.py").touch()
+    text = '[run]\nscript = "life.py:life"\n[host]\nmemory = "4GiB"\n'
+    assert load_scenario(write(tmp_path, text)).vm == {}
+    assert problems_of(tmp_path, '[host]\nmemory = "4GiB"\n') == [
+        'day.toml: no VM; a scenario needs one, e.g. [vm.db] and memory = "8GiB"'
+    ]
+
+
+@given(event=made.events())
+def test_an_event_says_its_verb_wherever_it_is_written(event: Event) -> None:
+    plain = strict.unstructure(event)
+    assert plain["do"] == event.do
+    assert strict.structure(Event, plain) == event
+    assert strict.structure(type(event), plain) == event
 
 
 def test_events_that_name_several_vms_become_one_for_each() -> None:

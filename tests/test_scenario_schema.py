@@ -96,6 +96,14 @@ def test_rates_look_as_they_are_read(text: str) -> None:
     assert addresses.write_rate(addresses.parse_rate(text)).endswith("/s")
 
 
+def test_a_vm_is_needed_unless_a_script_boots_some() -> None:
+    host = {"memory": "1GiB"}
+    assert not CHECKER.is_valid({"host": host})
+    assert not CHECKER.is_valid({"host": host, "vm": {}})
+    assert not CHECKER.is_valid({"host": host, "run": {"seed": 1}})
+    assert CHECKER.is_valid({"host": host, "run": {"script": "life.py:life"}})
+
+
 def test_every_key_has_its_meaning() -> None:
     schema = scenario_schema()
     tables = [schema, *schema["$defs"].values(), *schema["$defs"]["Event"]["oneOf"]]

@@ -59,7 +59,8 @@ def checked(
 ) -> Scenario:
     """Return the scenario that plain data describe, spelled as in a file; ``BadInput`` has every mistake in them.
 
-    label    what messages call the file; ``changed``: paths whose values came from the command line instead
+    label    what messages call the file
+    changed  paths whose values came from the command line instead
     """
     changed = list(changed)
     draft, found = read_parts(data)

@@ -62,7 +62,7 @@ _LIMITS: Final[dict[str, dict[str, Any]]] = {
     "FaultEvent.hfn": _FROM_0,
     "FaultEvent.pages": _FROM_1,
     "LoadEvent.share": _SHARE,
-    "Scenario.vm": {"minProperties": 1, "propertyNames": {"pattern": "^[A-Za-z0-9_-]+$"}},
+    "Scenario.vm": {"propertyNames": {"pattern": "^[A-Za-z0-9_-]+$"}},
 }
 """What a description checks of single values, where JSON Schema has words for it."""
 
@@ -76,6 +76,10 @@ def scenario_schema() -> dict[str, Any]:
         "$id": "vmmsim/scenario/1",
         "title": "vmmsim scenario",
         **whole,
+        "anyOf": [
+            {"required": ["vm"], "properties": {"vm": {"minProperties": 1}}},
+            {"required": ["run"], "properties": {"run": {"required": ["script"]}}},
+        ],
         "$defs": {name: parts[name] for name in sorted(parts)},
     }
 

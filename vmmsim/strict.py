@@ -255,9 +255,24 @@ def _table(cls: type, converter: Converter) -> StructureHook:
     fill: StructureHook = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **_overrides(cls))
     if rest := _rest(cls):
         fill = _gathering(cls, rest, fill)
+    if kind := _kind(cls):
+        fill = _untagged(kind, fill)
     if hasattr(cls, AS_LIST):
         return _only(list, "a list; write it in [brackets]", _from_list(cls, fill))
     return _only(Mapping, "a table", fill)
+
+
+def _kind(cls: type) -> tuple[str, str] | None:
+    """Return the key and value that tell the class ``cls`` from others of its base; None if nothing has to."""
+    if not hasattr(cls, TAGGED) or TAGGED in vars(cls):
+        return None
+    key, kinds = getattr(cls, TAGGED)
+    return key, next(name for name, kind in kinds.items() if kind is cls)
+
+
+def _untagged(kind: tuple[str, str], fill: StructureHook) -> StructureHook:
+    """Return ``fill`` for tables that may hold the key and value ``kind`` as well."""
+    return lambda value, cls: fill({k: v for k, v in value.items() if (k, v) != kind}, cls)
 
 
 def _rest(cls: type) -> str | None:
@@ -330,16 +345,15 @@ def _only(kind: type, wanted: str, fill: StructureHook) -> StructureHook:
 
 def _plain(cls: type, converter: Converter) -> Callable[[Any], Any]:
     if TAGGED in vars(cls):
-        key, kinds = getattr(cls, TAGGED)
-        names = {kind: name for name, kind in kinds.items()}
-        return lambda value: {key: names[type(value)], **converter.unstructure(value, type(value))}
+        return lambda value: converter.unstructure(value, type(value))
     spell: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(cls, converter, **_overrides(cls))
     rest = _rest(cls)
+    tag = dict([kind]) if (kind := _kind(cls)) else {}
 
     def write(value: Any) -> Any:
         written = {key: inner for key, inner in spell(value).items() if inner is not None}
         others = written.pop(rest) if rest else {}
-        return list(written.values()) if hasattr(cls, AS_LIST) else written | others
+        return list(written.values()) if hasattr(cls, AS_LIST) else tag | written | others
 
     return write
 

@@ -39,6 +39,11 @@ def test_a_good_file_is_answered_with_its_plan(capsys: Capture) -> None:
     assert lines[-1].endswith("both are guesses")
 
 
+def test_a_script_is_said_to_be_beyond_the_plan(capsys: Capture) -> None:
+    assert run(["validate", "churn"]) == 0
+    assert "script    churn.py:churn; what it does is not in this plan" in capsys.readouterr().out.splitlines()
+
+
 def test_a_sweep_is_said_not_to_be_run(capsys: Capture) -> None:
     assert run(["validate", "hard-faults"]) == 0
     assert "sweep     run takes the scenario itself" in capsys.readouterr().out
@@ -63,6 +68,13 @@ def test_bad_files_are_one_json_document_with_json(tmp_path: Path, capsys: Captu
     out, err = capsys.readouterr()
     told = document(out, "error")
     assert (told["error"][0]["path"], err) == ("vm.db.memory", "")
+
+
+def test_keys_of_a_program_are_checked_too(tmp_path: Path, capsys: Capture) -> None:
+    file = write(tmp_path, GOOD.replace('name = "gups"', 'name = "gups", colour = 3'))
+    assert run(["validate", file]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'vmmsim: {file}: vm.db.workload: unknown key "colour"; ')
 
 
 def test_values_are_set_for_the_check(tmp_path: Path, capsys: Capture) -> None:
@@ -146,7 +158,7 @@ def test_scenarios_lists_each_with_the_question_it_answers(capsys: Capture) -> N
     assert run(["scenarios"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(shipped_scenarios())
-    assert lines[1] == (
+    assert lines[2] == (
         "consolidated-day     A working day of one host that has promised 120 of its 96 GiB. Who pays, and when?"
     )
     assert run(["scenarios", "--json"]) == 0

@@ -41,12 +41,15 @@ def _planned(files: list[str], overrides: list[str]) -> tuple[list[Plan], list[P
     """Return the plans of the files that are right, and everything that is wrong with the others."""
     from vmmsim.scenario_file import load_scenario
     from vmmsim.studies.plan import plan
+    from vmmsim.workloads.ahead import check_programs
 
     plans: list[Plan] = []
     problems: list[Problem] = []
     for file in files:
         try:
-            plans.append(plan(load_scenario(file, overrides)))
+            scenario = load_scenario(file, overrides)
+            check_programs(scenario, file)
+            plans.append(plan(scenario))
         except BadInput as bad:
             problems += [problem for problem in bad.problems if problem not in problems]
     return plans, problems

@@ -24,11 +24,15 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield f"{plan.scenario.name}: {write_duration(run.until_ns)}, {run.detail} detail, seed {run.seed}{scaled}"
     yield from _fact("host", _host(plan))
     yield from _fact("promised", _promised(plan))
+    if run.script:
+        yield from _fact("script", f"{run.script}; what it does is not in this plan")
     yield ""
-    yield from _table(["VM", "memory", "vCPUs", "boots", "wants", "workload"], _vm_rows(plan))
-    yield ""
-    yield from _table(["at", "event", "VM", ""], _event_rows(plan))
-    yield ""
+    if plan.lives:
+        yield from _table(["VM", "memory", "vCPUs", "boots", "wants", "workload"], _vm_rows(plan))
+        yield ""
+    if plan.events:
+        yield from _table(["at", "event", "VM", ""], _event_rows(plan))
+        yield ""
     for ticks in plan.ticks:
         yield from _fact("periodic", _periodic(ticks))
     if plan.faults:
@@ -62,6 +66,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "samples": plan.samples,
         "accesses": plan.accesses,
         "steps": plan.steps,
+        "script": run.script,
         "has_sweep": plan.scenario.sweep is not None,
         "estimates": {"wall_seconds": round(plan.wall_seconds, 1), "process_bytes": plan.process_bytes},
     }

@@ -31,12 +31,14 @@ from vmmsim.scenario.events import (
 )
 from vmmsim.scenario.host import DRAM_RATES, BalloonPolicy, Compaction, Dimms, Faults, Host, Sharing, Swap
 from vmmsim.scenario.values import HOUR_NS, VmMode, check_known, check_positive, check_vm_name, is_user_code
-from vmmsim.scenario.vm import POLICIES, PROGRAMS, VM, Escape, LoadStep, Workload
+from vmmsim.scenario.vm import KEPT_LOW_BYTES, LOW_BYTES, POLICIES, PROGRAMS, VM, Escape, LoadStep, Workload
 from vmmsim.spelling import NO_KEY, REST
 
 __all__ = [
     "DRAM_RATES",
     "EVENTS",
+    "KEPT_LOW_BYTES",
+    "LOW_BYTES",
     "POLICIES",
     "PROGRAMS",
     "VM",
@@ -69,6 +71,7 @@ __all__ = [
     "Sweep",
     "VmMode",
     "Workload",
+    "is_user_code",
 ]
 
 
@@ -188,8 +191,8 @@ class Scenario:
     """How long, and how closely."""
     host: Host
     """The machine."""
-    vm: dict[str, VM]
-    """Virtual machines by name."""
+    vm: dict[str, VM] = attrs.field(factory=dict)
+    """Virtual machines by name; a script may boot more."""
     event: tuple[Event, ...] = ()
     """What happens when, in any order; events of the same time happen in this order."""
     actor: tuple[Actor, ...] = ()
@@ -201,6 +204,6 @@ class Scenario:
 
     def __attrs_post_init__(self) -> None:
         if not self.vm and self.run.script is None:
-            raise BadInput("a scenario needs at least one VM; write e.g. [vm.db]", path="vm")
+            raise BadInput("a scenario needs a VM, or a script that boots some", path="vm")
         for name in self.vm:
             check_vm_name(name)

@@ -198,7 +198,7 @@ def _arguments(event: Event) -> str:
     from vmmsim.strict import unstructure
 
     default = {field.name: field.default for field in attrs.fields(type(event))}
-    told = {key: value for key, value in unstructure(event).items() if key not in ("at", "vm")}
+    told = {key: value for key, value in unstructure(event).items() if key not in ("at", "do", "vm")}
     return " ".join(
         f"{key}={value if isinstance(value, str) else shown(value)}"
         for key, value in told.items()
