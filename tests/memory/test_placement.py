@@ -371,6 +371,7 @@ def test_absent_pages_get_their_slots_one_after_another() -> None:
     assert world.plan.vacancies().tolist() == [50], "the slot of 52 is held by page 53"
     assert world.plan.vacancies(1).tolist() == [50], "it was not filled, and there is no other"
     world.run()
+    assert world.plan.vacancies().tolist() == [52], "from where it left off"
     gfns = world.plan.vacancies()
     assert gfns.tolist() == [50, 52]
     world.plan.changed(gfns, gfns + 50)

@@ -430,7 +430,9 @@ class Placement:
         assert self.absent == np.count_nonzero((backing < 0) & ~escaped)
         assert self.foreign == np.count_nonzero((occupant == filling.FOREIGN) & ~escaped)
         whole = occupant[self._lead : self._lead + self._room.size * PAGEBLOCK].reshape(-1, PAGEBLOCK)
-        assert np.array_equal(self._room, np.count_nonzero(whole == filling.VACANT, axis=1)), "vacant slots of each block"
+        assert np.array_equal(self._room, np.count_nonzero(whole == filling.VACANT, axis=1)), (
+            "vacant slots of each block"
+        )
         assert self._leaving == self._must_leave()
         wanting = (occupant == filling.VACANT) & out_of_place
         reachable = (np.arange(n) >= self._cursors[0]) | (self._flags & filling.QUEUED != 0)
