@@ -254,7 +254,11 @@ class Placement:
 
     def _next(self, most: int, split: bool) -> Batch:
         self.waits_for = "nothing"
-        found = self._leave(most) or self._leaf_moves(most) or self._page_moves(most)
+        found = self._leave(most) if self._leaving else _EMPTY
+        # FAST PATH: without a block to look at, no leaf can move.
+        if not found and (self._queued[1] or self._cursors[1] < self._leaves.size):
+            found = self._leaf_moves(most)
+        found = found or self._page_moves(most)
         if found or not self.left:
             return found
         while (block := filling.find_split(self._leaves, self._room, self._split_cursor)) >= 0:
@@ -346,21 +350,22 @@ class Placement:
         if count == len(batch):
             self._looked_at(batch)
         self.copies += count * batch.pages_each
-        self.cycles += batch.pages_each * self._lifted(lines) if batch.cycles else 0
+        self.cycles += batch.pages_each * self._lifted(lines[:, 2]) if batch.cycles else 0
         self._spend(lines[:, 1], lines[:, 2], batch.pages_each)
         self._settle_escaped(lines[:, 0])
-        sources = (lines[:, 1, None] + np.arange(batch.pages_each)).reshape(-1)
-        self._enqueue(sources - self.start)
+        self._enqueue((lines[:, 1, None] + (np.arange(batch.pages_each) - self.start)).reshape(-1))
         if batch.cycles and count < len(batch):
             self._cycle_cursor = 0
 
-    def _lifted(self, lines: NDArray[np.int64]) -> int:
-        """Return how many lines go to spare frames."""
-        slots = lines[:, 2] - self.start
+    def _lifted(self, targets: NDArray[np.int64]) -> int:
+        """Return how many of ``targets`` lie outside the window: spare frames."""
+        slots = targets - self.start
         return int(np.count_nonzero((slots < 0) | (slots >= self._backing.size)))
 
     def _settle_escaped(self, pages: NDArray[np.int64]) -> None:
         """Escaped pages that have come to a spare frame keep it."""
+        if not self._leaving:
+            return
         gone = [page for page in self._leaving if page in pages]
         kept = {int(self._backing[page]) for page in gone}
         if gone:
@@ -369,6 +374,9 @@ class Placement:
 
     def _spend(self, sources: NDArray[np.int64], targets: NDArray[np.int64], each: int) -> None:
         """Count what the spare frames hold."""
+        used = any(spare.used for spare in self._spares)
+        if not used and not self._lifted(targets):
+            return
         for spare in self._spares:
             came, went = (
                 int(np.count_nonzero((hfns >= spare.first) & (hfns < spare.first + spare.pages)))
