@@ -13,9 +13,28 @@ from hypothesis import strategies as st
 from vmmsim.jit import INTERPRETED
 from vmmsim.memory import window
 from vmmsim.memory.frames import FRAME, IMMOVABLE, ISOLATED, NOBODY, PAGEBLOCK, PINNED, Kind
-from vmmsim.memory.window import Choice, Column, Infeasible, choose, survey_of
+from vmmsim.memory.ledger import Memory
+from vmmsim.memory.survey import Column
+from vmmsim.memory.window import Choice, Infeasible, choose
 
 VM, OTHER = 1, 2
+
+
+def survey_of(frames: Any, owner: int) -> Any:
+    """Count the frames of each pageblock by column, one after another."""
+    table = np.zeros((-(-frames.size // PAGEBLOCK), len(Column)), np.int16)
+    for hfn, frame in enumerate(frames):
+        kind = Kind(frame["kind"])
+        movable = Column.OWN if frame["owner"] == owner else Column.OTHERS
+        column = (
+            Column.ISOLATED if frame["mark"] & ISOLATED
+            else Column.FREE if kind == Kind.FREE
+            else Column.BAD if kind == Kind.BAD
+            else Column.IMMOVABLE if kind in IMMOVABLE or frame["mark"] & PINNED
+            else movable
+        )  # fmt: skip
+        table[hfn // PAGEBLOCK, column] += 1
+    return table
 
 
 class Host:
@@ -260,14 +279,42 @@ def test_frames_in_the_hands_of_others_are_reported() -> None:
     assert host.choose().busy == 2  # type: ignore[union-attr]
 
 
-def test_a_survey_counts_each_frame_once() -> None:
-    host = Host(PAGEBLOCK + 100).vm(np.arange(5))
-    host.put([10, 11], Kind.CACHE).put([12], Kind.SLAB).put([13], Kind.USER, mark=PINNED).put([14], Kind.BAD)
-    host.put([PAGEBLOCK], Kind.HOLE, mark=ISOLATED)
-    survey = survey_of(host.frames, VM)
-    assert survey[0].tolist() == [512 - 10, 2, 5, 2, 1, 0]
-    assert survey[1].tolist() == [99, 0, 0, 1, 0, 1]
-    assert survey[:, : Column.ISOLATED].sum() == host.frames.size
+class TestMemories:
+    """The book of a host itself, whose holes were never written to."""
+
+    def test_a_window_keeps_off_holes(self) -> None:
+        host = Memory(8 * PAGEBLOCK, name="host", holes=[(2 * PAGEBLOCK, 4 * PAGEBLOCK), (7 * PAGEBLOCK - 9, 1 << 12)])
+        absent = np.full(2 * PAGEBLOCK, -1, np.int32)
+        found = choose(
+            absent, host.survey(VM), host.frames, base=0, budget=0, free_pages=host.free_pages, within=(1, 4095)
+        )
+        assert isinstance(found, Choice)
+        assert found.start == 4 * PAGEBLOCK
+        refused = choose(
+            np.full(3 * PAGEBLOCK, -1), host.survey(VM), host.frames, base=0, budget=8, free_pages=host.free_pages
+        )
+        assert isinstance(refused, Infeasible)
+        assert (refused.pages, refused.where, refused.kinds) == (9, 7 * PAGEBLOCK - 9, (("hole", 9),))
+        across = choose(
+            absent, host.survey(VM), host.frames, base=0, budget=8, free_pages=1 << 20, within=(512, 6 * PAGEBLOCK - 1)
+        )
+        assert isinstance(across, Infeasible)
+        assert (across.pages, across.where, across.kinds) == (512, 2 * PAGEBLOCK, (("hole", 512),))
+
+    def test_a_vm_is_brought_together_on_it(self) -> None:
+        host = Memory(16 * PAGEBLOCK, name="host")
+        mixed = host.take(3000, kind=Kind.USER, owner=OTHER)
+        host.give_back(mixed[::2])
+        host.take(40, kind=Kind.KERNEL)
+        backing = host.take(2 * PAGEBLOCK, kind=Kind.USER, owner=VM, pages=np.arange(2 * PAGEBLOCK))
+        found = choose(backing, host.survey(VM), host.frames, base=0, budget=0, free_pages=host.free_pages)
+        assert isinstance(found, Choice)
+        window = np.arange(found.start, found.end)
+        kinds = host.kinds(window)
+        assert found.free == np.count_nonzero(kinds == Kind.FREE)
+        assert found.others == np.count_nonzero((kinds == Kind.USER) & ~np.isin(window, backing))
+        assert found.in_place + found.wrong_slot == np.count_nonzero(np.isin(window, backing))
+        assert not np.any(kinds == Kind.KERNEL)
 
 
 def test_prices_weigh_copies_and_zeroed_pages() -> None:

@@ -8,14 +8,12 @@ spread. ``geometry`` says which frames share a bit, row, column or bank.
 
 from __future__ import annotations
 
-import tomllib
-from functools import cache
-from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 import attrs
 import numpy as np
 
+from vmmsim import rates
 from vmmsim.actors.dram_geometry import FaultMode, Frames, Geometry
 
 if TYPE_CHECKING:
@@ -48,22 +46,14 @@ class Faults(Protocol):
     def acceleration(self) -> float: ...
 
 
-@cache
-def _tables() -> dict[str, dict[str, dict[str, Any]]]:
-    tables: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
-        resources.files("vmmsim.data").joinpath("rates.toml").read_text("utf-8")
-    )["dram"]
-    return tables
-
-
 def _number(table: str, name: str) -> float:
-    return float(_tables()[table][name]["value"])
+    return float(rates.number(f"dram.{table}.{name}"))
 
 
-def fit(rates: str) -> dict[tuple[FaultMode, bool], float]:
+def fit(table: str) -> dict[tuple[FaultMode, bool], float]:
     """Return faults in 10^9 device-hours by (mode, permanent)."""
     return {
-        (mode, permanent): _number(rates, f"{mode}_{'permanent' if permanent else 'transient'}")
+        (mode, permanent): _number(table, f"{mode}_{'permanent' if permanent else 'transient'}")
         for mode in MODES
         for permanent in (False, True)
     }
@@ -79,9 +69,9 @@ def devices(dimms: Dimms) -> int:
     return dimms.count * dimms.ranks * devices_per_rank(dimms.width)
 
 
-def expected_faults(dimms: Dimms, rates: str, *, hours: float, permanent: bool | None = True) -> float:
+def expected_faults(dimms: Dimms, table: str, *, hours: float, permanent: bool | None = True) -> float:
     """Return the mean number of faults of a host in ``hours``; permanent ones, transient ones or (None) both."""
-    total = sum(value for (_, lasts), value in fit(rates).items() if permanent in (None, lasts))
+    total = sum(value for (_, lasts), value in fit(table).items() if permanent in (None, lasts))
     return devices(dimms) * total * hours * 1e-9
 
 
@@ -148,14 +138,14 @@ def draw_faults(
     reread_ns   mean time (exponential) until the host itself reads what has become broken; None: the scrubber is first
     """
     place = geometry(host_pages, dimms)
-    rates = fit(faults.rates)
-    kinds = list(rates)
+    study = fit(faults.rates)
+    kinds = list(study)
     # exp(sigma z - sigma^2 / 2) has a mean of 1 for standard normal z.
     factor = float(np.exp(faults.spread * random.standard_normal() - faults.spread**2 / 2)) * faults.acceleration
     phase = float(random.random())
     mean = expected_faults(dimms, faults.rates, hours=until_ns / NS_PER_HOUR, permanent=None) * factor
     times = np.sort(random.integers(0, max(until_ns, 1), random.poisson(mean)))
-    shares = np.cumsum(list(rates.values()))
+    shares = np.cumsum(list(study.values()))
     which = np.searchsorted(shares, random.random(times.size) * shares[-1], side="right")
     hfns = random.integers(0, place.pages, times.size)
     channels = random.integers(0, place.channels, times.size)

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-import attrs
 import numpy as np
 
 from vmmsim.memory import filling
+from vmmsim.memory.batch import EMPTY, Batch, Spares
 from vmmsim.memory.frames import PAGEBLOCK
 
 if TYPE_CHECKING:
@@ -32,69 +32,6 @@ BATCH: Final = 32
 """Pages of a batch (Linux: COMPACT_CLUSTER_MAX)."""
 
 Waits = Literal["nothing", "eviction", "split", "spare"]
-
-
-@attrs.frozen(eq=False)
-class Batch:
-    """Copies to be made, in order; ``pages_each`` pages to a line."""
-
-    gfn: NDArray[np.int64]
-    """int64[k]: the (first) page that filling."""
-    source: NDArray[np.int64]
-    """int64[k]: the (first) hfn that it is at."""
-    target: NDArray[np.int64]
-    """int64[k]: the (first) hfn that it goes to."""
-    pages_each: int
-    """1, or 512: whole 2 MiB leaves."""
-    cycles: int = 0
-    """Closed cycles that begin in it, counted in pages."""
-    _looked: tuple[int, int] = (0, 0)
-    _cursors: tuple[int, int] = (0, 0)
-
-    def __len__(self) -> int:
-        """Lines; an empty batch is false."""
-        return int(self.gfn.size)
-
-    @property
-    def copies(self) -> int:
-        """Pages to be copied."""
-        return len(self) * self.pages_each
-
-    def result(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return each gfn that moves, once, ascending, and the hfn where it is at last."""
-        last, index = np.unique(self.gfn[::-1], return_index=True)
-        return self._all(last), self._all(self.target[::-1][index])
-
-    def taken(self) -> NDArray[np.int64]:
-        """Return the frames, free before, that hold a page afterwards."""
-        return self._all(self._balance(1))
-
-    def released(self) -> NDArray[np.int64]:
-        """Return the frames that held a page and are free afterwards."""
-        return self._all(self._balance(-1))
-
-    def _balance(self, sign: int) -> NDArray[np.int64]:
-        frames, inverse = np.unique(np.concatenate((self.target, self.source)), return_inverse=True)
-        weights = np.repeat([1, -1], len(self))
-        balance = np.bincount(inverse, weights, frames.size)
-        return np.asarray(frames[balance == sign], np.int64)
-
-    def _all(self, first: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return all pages of the lines whose first is given."""
-        return (first[:, None] + np.arange(self.pages_each)).reshape(-1)
-
-
-_NONE: Final = np.empty(0, np.int64)
-_EMPTY: Final = Batch(_NONE, _NONE, _NONE, 1)
-
-
-@attrs.define
-class _Spare:
-    """A run of frames outside the window, lent to break cycles with."""
-
-    first: int
-    pages: int
-    used: int = 0
 
 
 class Placement:
@@ -137,7 +74,7 @@ class Placement:
         self._cursors = np.zeros(2, np.int64)
         self._cycle_cursor = self._split_cursor = self._absent_cursor = 0
         self._leaving = self._must_leave()
-        self._spares: list[_Spare] = []
+        self._spares = Spares()
         self._open: Batch | None = None
         self.copies = self.cycles = 0
         self.waits_for: Waits = "nothing"
@@ -161,16 +98,12 @@ class Placement:
 
     def lend(self, first: int, pages: int = 1) -> None:
         """Give a free frame outside the window, or an aligned run of 512, for cycles and for escaped pages."""
-        assert pages in (1, PAGEBLOCK), "a frame, or a whole 2 MiB"
-        assert first % pages == 0, "aligned"
         assert not self.start - pages < first < self.start + self._backing.size, "spare frames lie outside the window"
-        self._spares.append(_Spare(first, pages))
+        self._spares.lend(first, pages)
 
     def take_back(self) -> list[tuple[int, int]]:
         """Return the spare frames that hold nothing, as (first, pages); they are no longer lent."""
-        unused = [(spare.first, spare.pages) for spare in self._spares if not spare.used]
-        self._spares = [spare for spare in self._spares if spare.used]
-        return unused
+        return self._spares.take_back()
 
     def freed(self, frames: NDArray[np.integer]) -> None:
         """Note that eviction has freed ``frames`` of the window."""
@@ -254,25 +187,29 @@ class Placement:
 
     def _next(self, most: int, split: bool) -> Batch:
         self.waits_for = "nothing"
-        found = self._leave(most) or self._leaf_moves(most) or self._page_moves(most)
+        found = self._leave(most) if self._leaving else EMPTY
+        # FAST PATH: without a block to look at, no leaf can move.
+        if not found and (self._queued[1] or self._cursors[1] < self._leaves.size):
+            found = self._leaf_moves(most)
+        found = found or self._page_moves(most)
         if found or not self.left:
             return found
         while (block := filling.find_split(self._leaves, self._room, self._split_cursor)) >= 0:
             if not split:
                 self.waits_for = "split"
-                return _EMPTY
+                return EMPTY
             self._split_cursor = block
             self._split(block)
             if found := self._page_moves(most):
                 return found
         if self.foreign:
             self.waits_for = "eviction"
-            return _EMPTY
+            return EMPTY
         return self._cycles(most)
 
     def _leave(self, most: int) -> Batch:
         """Plan moves of escaped pages out of the window, to frames that they will keep."""
-        spares = [spare.first for spare in self._spares if spare.pages == 1 and not spare.used]
+        spares = self._spares.unused(1)
         pages = self._leaving[: min(most, len(spares))]
         lines = np.array([(page, self._backing[page], to) for page, to in zip(pages, spares, strict=False)], np.int64)
         return self._as_batch(lines.reshape(-1, 3), 1)
@@ -295,17 +232,17 @@ class Placement:
 
     def _cycles(self, most: int) -> Batch:
         """Plan the first copies of closed cycles: of leaves by way of a spare block, else of pages."""
-        block = next((spare for spare in self._spares if spare.pages == PAGEBLOCK and not spare.used), None)
-        spare = next((spare for spare in self._spares if spare.pages == 1 and not spare.used), block)
+        blocks = self._spares.unused(PAGEBLOCK)
+        spare = next(iter((*self._spares.unused(1), *blocks)), None)
         if spare is None or self._leaving:
             self.waits_for = "spare"
-            return _EMPTY
-        if block is not None and (found := self._leaf_cycle(block.first)):
+            return EMPTY
+        if blocks and (found := self._leaf_cycle(blocks[0])):
             return found
         out = np.empty((most, 3), np.int64)
         count, cycles, self._cycle_cursor = filling.plan_cycles(
             self._backing, self._occupant, self._flags, self._leaves, self.start, self._lead,
-            self._cycle_cursor, spare.first, out,
+            self._cycle_cursor, spare, out,
         )  # fmt: skip
         assert count, "all that is left is in cycles"
         return self._as_batch(out[:count], 1, cycles=cycles)
@@ -314,7 +251,7 @@ class Placement:
         seen = np.zeros(self._leaves.size, np.uint8)
         block = filling.find_leaf_cycle(self._occupant, self._leaves, self._lead, seen)
         if block < 0:
-            return _EMPTY
+            return EMPTY
         slot = self._lead + block * PAGEBLOCK
         line = np.array([(self._occupant[slot], self.start + slot, spare)], np.int64)
         return self._as_batch(line, PAGEBLOCK, cycles=PAGEBLOCK)
@@ -346,35 +283,32 @@ class Placement:
         if count == len(batch):
             self._looked_at(batch)
         self.copies += count * batch.pages_each
-        self.cycles += batch.pages_each * self._lifted(lines) if batch.cycles else 0
+        self.cycles += batch.pages_each * self._lifted(lines[:, 2]) if batch.cycles else 0
         self._spend(lines[:, 1], lines[:, 2], batch.pages_each)
         self._settle_escaped(lines[:, 0])
-        sources = (lines[:, 1, None] + np.arange(batch.pages_each)).reshape(-1)
-        self._enqueue(sources - self.start)
+        self._enqueue((lines[:, 1, None] + (np.arange(batch.pages_each) - self.start)).reshape(-1))
         if batch.cycles and count < len(batch):
             self._cycle_cursor = 0
 
-    def _lifted(self, lines: NDArray[np.int64]) -> int:
-        """Return how many lines go to spare frames."""
-        slots = lines[:, 2] - self.start
+    def _lifted(self, targets: NDArray[np.int64]) -> int:
+        """Return how many of ``targets`` lie outside the window: spare frames."""
+        slots = targets - self.start
         return int(np.count_nonzero((slots < 0) | (slots >= self._backing.size)))
 
     def _settle_escaped(self, pages: NDArray[np.int64]) -> None:
         """Escaped pages that have come to a spare frame keep it."""
+        if not self._leaving:
+            return
         gone = [page for page in self._leaving if page in pages]
-        kept = {int(self._backing[page]) for page in gone}
         if gone:
-            self._spares = [spare for spare in self._spares if spare.first not in kept]
+            self._spares.keep({int(self._backing[page]) for page in gone})
             self._leaving = self._must_leave()
 
     def _spend(self, sources: NDArray[np.int64], targets: NDArray[np.int64], each: int) -> None:
         """Count what the spare frames hold."""
-        for spare in self._spares:
-            came, went = (
-                int(np.count_nonzero((hfns >= spare.first) & (hfns < spare.first + spare.pages)))
-                for hfns in (targets, sources)
-            )
-            spare.used += (came - went) * each
+        # FAST PATH: mostly, none is in use.
+        if self._spares.in_use or self._lifted(targets):
+            self._spares.note(sources, targets, each)
 
     def _looked_at(self, batch: Batch) -> None:
         """Take from the queues what planning ``batch`` looked at, and move the cursors on."""

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import numpy as np
 
 from vmmsim.memory import window_counts as counting
-from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
+from vmmsim.memory.frames import IMMOVABLE, PAGEBLOCK, PAGEBLOCK_ORDER, Kind
+from vmmsim.memory.survey import Column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,28 +38,6 @@ _FREQUENT: Final = 16
 """How many of the offsets that are not 0 mod 2 MiB are looked at."""
 _FINALS: Final = 32
 """How many candidates are counted page by page, at most."""
-
-
-class Column(IntEnum):
-    """Columns of a survey: what a pageblock's 512 frames are."""
-
-    FREE = 0
-    OTHERS = 1
-    """Movable, and not the VM's."""
-    OWN = 2
-    """Movable, and the VM's."""
-    IMMOVABLE = 3
-    """By kind, or because it is pinned; the VM's own pinned pages too."""
-    BAD = 4
-    ISOLATED = 5
-    """Held by a change in progress; counted by what it is, too."""
-
-
-def survey_of(frames: Frames, owner: int) -> NDArray[np.int16]:
-    """Return int16[blocks, 6]: what each pageblock's frames are, by ``Column``; the last block may have fewer."""
-    out = np.zeros((-(-frames.size // PAGEBLOCK), len(Column)), np.int16)
-    counting.survey_frames(frames, owner, out)
-    return out
 
 
 @attrs.frozen(kw_only=True)
@@ -167,7 +145,7 @@ class Prices:
 
 def choose(
     backing: NDArray[np.integer],
-    survey: NDArray[np.integer],
+    survey: NDArray[np.int16],
     frames: Frames,
     *,
     base: int,
@@ -180,8 +158,8 @@ def choose(
     """Return the cheapest OFFSET for a segment over gfns [base, base + len(backing)), or what prevents all.
 
     backing     int[pages]: the hfn of each gfn from ``base``, or -1; no hfn twice (pass merged pages as -1)
-    survey      int[blocks, 6]: the host's pageblocks, by ``Column``
-    frames      FRAME[n]: the host's frames
+    survey      int16[blocks, 6]: the host's pageblocks (``Memory.survey``, of any owner)
+    frames      FRAME[n]: the host's frames (``Memory.frames``)
     budget      pages that may escape
     free_pages  free frames of the host that may be used
     within      hfns [start, end) that the window may lie in; the whole host if not given
@@ -268,8 +246,8 @@ class _Estimates:
 class _View:
     """One host and one VM's pages, in sums over pageblocks."""
 
-    def __init__(self, backing: NDArray[np.integer], survey: NDArray[np.integer], frames: Frames, base: int) -> None:
-        self.backing, self.frames, self.base = backing, frames, base
+    def __init__(self, backing: NDArray[np.integer], survey: NDArray[np.int16], frames: Frames, base: int) -> None:
+        self.backing, self.frames, self.survey, self.base = backing, frames, survey, base
         self.pages = int(backing.size)
         self._pinned = bool(counting.any_pinned(frames))
         # Offsets hfn - gfn from -(last gfn) to the last hfn, in ranges of 512.
@@ -356,9 +334,9 @@ class _View:
         """Count what building at ``offset`` meets, page by page."""
         start = self.base + offset
         escaped = np.zeros(self.pages, np.uint8)
-        counting.mark_escaped(self.backing, self.frames, start, self._pinned, escaped)
+        counting.mark_escaped(self.backing, self.frames, self.survey, start, self._pinned, escaped)
         found = np.zeros(counting.COUNTS, np.int64)
-        counting.count_window(self.backing, self.frames, start, escaped, self._pinned, found)
+        counting.count_window(self.backing, self.frames, self.survey, start, escaped, self._pinned, found)
         return Counts(
             base=self.base,
             limit=self.base + self.pages,
@@ -377,7 +355,7 @@ class _View:
     def stuck_frames(self, counts: Counts) -> tuple[int, tuple[tuple[str, int], ...]]:
         """Return the hfn of the first frame that gives an escape, and how many there are of each kind."""
         slots = counts.escaped + counts.offset
-        kinds = self.frames["kind"][slots]
-        stuck = np.isin(kinds, np.array([Kind.HOLE, Kind.KERNEL, Kind.SLAB, Kind.TABLE, Kind.BAD]))
-        names = [Kind(kind).name.lower() for kind in kinds[stuck]] + ["pinned"] * int(np.count_nonzero(~stuck))
+        absent = self.survey[slots >> PAGEBLOCK_ORDER, Column.IMMOVABLE] == PAGEBLOCK
+        kinds = np.where(absent & (self.frames["kind"][slots] == Kind.FREE), Kind.HOLE, self.frames["kind"][slots])
+        names = [Kind(kind).name.lower() if Kind(kind) in IMMOVABLE else "pinned" for kind in kinds]
         return int(slots[0]), tuple(Counter(names).most_common())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from vmmsim.jit import inlined, kernel
-from vmmsim.memory.frames import ISOLATED, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.survey import Column
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,34 +27,23 @@ REFUGES: Final = 8
 COUNTS: Final = 9
 """What ``count_window`` counts, by position."""
 
+IMMOVABLE: Final = int(Column.IMMOVABLE)
+
 
 @inlined
-def _is_stuck(kind: int) -> bool:
-    return kind in (Kind.HOLE, Kind.KERNEL, Kind.SLAB, Kind.TABLE, Kind.BAD)
-
-
-@kernel
-def survey_frames(frames: Frames, owner: int, out: NDArray[np.int16]) -> None:
-    """Count each pageblock's frames: ``out`` int16[blocks, 6] of zeros, columns as ``window.Column``.
-
-    A frame is counted once by what it is, and once more if it is isolated.
-    """
-    for i in range(frames.size):
-        block = i >> PAGEBLOCK_ORDER
-        kind = frames[i]["kind"]
-        if kind == Kind.FREE:
-            column = 0
-        elif kind == Kind.BAD:
-            column = 4
-        elif _is_stuck(kind) or frames[i]["mark"] & PINNED:
-            column = 3
-        elif frames[i]["owner"] == owner:
-            column = 2
-        else:
-            column = 1
-        out[block, column] += 1
-        if frames[i]["mark"] & ISOLATED:
-            out[block, 5] += 1
+def _is_stuck(frames: Frames, survey: NDArray[np.int16], hfn: int) -> bool:
+    """Tell whether a frame is immovable, bad or pinned. The records of a block that is a hole may say nothing."""
+    if survey[hfn >> PAGEBLOCK_ORDER, IMMOVABLE] == PAGEBLOCK:
+        return True
+    kind = frames[hfn]["kind"]
+    return (
+        kind == Kind.HOLE
+        or kind == Kind.KERNEL
+        or kind == Kind.SLAB
+        or kind == Kind.TABLE
+        or kind == Kind.BAD
+        or frames[hfn]["mark"] & PINNED != 0
+    )
 
 
 @kernel
@@ -118,7 +108,12 @@ def tally_within(
 
 @kernel
 def mark_escaped(
-    backing: NDArray[np.integer], frames: Frames, start: int, pinned: bool, escaped: NDArray[np.uint8]
+    backing: NDArray[np.integer],
+    frames: Frames,
+    survey: NDArray[np.int16],
+    start: int,
+    pinned: bool,
+    escaped: NDArray[np.uint8],
 ) -> int:
     """Mark (1) the pages of a segment that can have no slot in the window at hfn ``start``; return how many.
 
@@ -130,9 +125,8 @@ def mark_escaped(
         hfn = backing[i]
         mark = 0
         if hfn != start + i:
-            slot = frames[start + i]
             is_pinned = pinned and hfn >= 0 and frames[hfn]["mark"] & PINNED
-            mark = 1 if is_pinned or _is_stuck(slot["kind"]) or slot["mark"] & PINNED else 0
+            mark = 1 if is_pinned or _is_stuck(frames, survey, start + i) else 0
         escaped[i] = mark
         count += mark
     return count
@@ -142,6 +136,7 @@ def mark_escaped(
 def count_window(
     backing: NDArray[np.integer],
     frames: Frames,
+    survey: NDArray[np.int16],
     start: int,
     escaped: NDArray[np.uint8],
     pinned: bool,
@@ -174,8 +169,10 @@ def count_window(
         frame = frames[start + i]
         if frame["mark"] & ISOLATED:
             counts[BUSY] += 1
-        if frame["kind"] == Kind.FREE:
+        if escaped[i]:
+            counts[FREE] += frame["kind"] == Kind.FREE and not _is_stuck(frames, survey, start + i)
+        elif frame["kind"] == Kind.FREE:
             counts[FREE] += 1
-        elif not escaped[i]:
+        else:
             movable += 1
     counts[OTHERS] = movable - in_slots
