@@ -1,2 +1,0 @@
-def live_in(memory, ns, *, seed, name, life):
-    pass
