@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from vmmsim import user_code
 from vmmsim.actors import io_gap
 from vmmsim.actors.balloon import Balloon
@@ -30,7 +28,6 @@ from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES, VirtualMachine, memory_rang
 from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import write_bytes
 from vmmsim.errors import Refused
-from vmmsim.memory.ageing import live_in
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.scenario.values import is_user_code
@@ -65,9 +62,7 @@ class Boot:
         row = sim.recorder.decide("vmm", "boot", vm=name, asked=write_bytes(description.memory_bytes), outcome="begun")
         try:
             guest = self._assemble(name, description)
-            guest.os.boot()
-            if description.age_ns:
-                self._age(guest, description.age_ns)
+            guest.os.boot(sim.random(f"vm.{name}.age"))
         except VmLost as lost:
             raise Refused("boot", vm=name, asked=write_bytes(description.memory_bytes), why=str(lost)) from None
         vm = guest.vm
@@ -129,15 +124,6 @@ class Boot:
         )
         sim.guests[name] = guest
         return guest
-
-    def _age(self, guest: Guest, age_ns: int) -> None:
-        """Give the guest's memory its age: all of it was touched once, so that all of it is resident."""
-        sim, vm = self.sim, guest.vm
-        live_in(vm.guest, age_ns, seed=sim.scenario.run.seed, name=f"vm.{vm.name}", life="guest")
-        pages = vm.description.memory_bytes >> 12
-        for start, end in memory_ranges(pages, vm.description.machine_type):
-            for first in range(start, end, 1 << 18):
-                sim.vmm.back(vm, np.arange(first, min(first + (1 << 18), end)))
 
     def _settle(self, guest: Guest) -> Generator[Event, object, None]:
         """Let the time pass that booting took."""

@@ -24,7 +24,7 @@ from vmmsim.addresses import write_duration
 from vmmsim.booting import Boot
 from vmmsim.decisions import Recorder, SimulationFailed
 from vmmsim.errors import BadInput, Refused
-from vmmsim.memory.ageing import live_in
+from vmmsim.memory.ageing import age, profile
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.randomness import stream
@@ -107,9 +107,13 @@ class Simulation:
         kernel = pages * int(rates.number("guest.memmap_bytes_per_page")) + int(
             rates.number("guest.kernel_image_bytes")
         )
-        memory.take_range(0, min(-(-kernel >> 12), movable_from // 4), kind=Kind.KERNEL, owner=0)
+        kernel_pages = min(-(-kernel >> 12), movable_from // 4)
         if host.age_ns:
-            live_in(memory, host.age_ns, seed=self.scenario.run.seed, name="host", life="host")
+            age(memory, host.age_ns, self.random("host.age"), profile("host"))
+            memory.drop_cache(max(kernel_pages + memory.watermarks.low - memory.free_pages, 0))
+            memory.take(kernel_pages, kind=Kind.KERNEL, owner=0)
+        else:
+            memory.take_range(0, kernel_pages, kind=Kind.KERNEL, owner=0)
         return memory
 
     # Life

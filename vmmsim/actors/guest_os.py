@@ -13,6 +13,7 @@ from vmmsim import rates
 from vmmsim.actors.process import Process
 from vmmsim.actors.remapping import remap
 from vmmsim.actors.vm import BLOCK_PAGES, frames_of, memory_ranges
+from vmmsim.memory.ageing import age, profile
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from vmmsim.translation.engine import Engine
 
 LEAF: Final = WRITABLE | EXECUTABLE | ACCESSED
+BACKED_AT_ONCE: Final = 1 << 18
+"""Pages that are backed in one go, where many are."""
 WORKLOAD: Final = 1
 """Owner number, and asid, of the process that runs the workload."""
 
@@ -57,9 +60,13 @@ class GuestOs:
 
     # Booting
 
-    def boot(self) -> None:
-        """Lay out kernel memory: the image low, the map of frames at the top, as firmware and memblock leave them."""
-        vm, guest = self.vm, self.vm.guest
+    def boot(self, random: np.random.Generator) -> None:
+        """Lay out kernel memory: the image low, the map of frames at the top, as firmware and memblock leave them.
+
+        A guest with an age has been lived in, by ``random``: its kernel's memory lies wherever there was room, and all
+        of its memory was touched once, so that all of it is resident.
+        """
+        vm = self.vm
         pages = vm.description.memory_bytes >> 12
         ranges = memory_ranges(pages, vm.description.machine_type)
         for start, end in ranges:
@@ -69,12 +76,30 @@ class GuestOs:
         each = int(rates.number("guest.memmap_bytes_per_page"))
         image = min(int(rates.number("guest.kernel_image_bytes")) >> 12, pages // 16)
         memmap = -(-pages * each >> 12)
+        if vm.description.age_ns:
+            high = self._boot_aged(ranges, image, memmap, random)
+        else:
+            high = self._boot_fresh(ranges, image, memmap)
+        self._note_memmaps(ranges, high, each * BLOCK_PAGES >> 12)
+
+    def _boot_fresh(self, ranges: list[tuple[int, int]], image: int, memmap: int) -> NDArray[np.int64]:
+        """Take the kernel's memory from a guest that has just begun; return the frames of the map of frames."""
         top = ranges[-1][1]
         low, high = np.arange(image, dtype=np.int64), np.arange(top - memmap, top, dtype=np.int64)
         for gfns in (low, high):
-            guest.take_range(int(gfns[0]), int(gfns[-1]) + 1, kind=Kind.KERNEL, owner=0, pages=None)
-            self.vmm.back(vm, gfns)
-        self._note_memmaps(ranges, high, each * BLOCK_PAGES >> 12)
+            self.vm.guest.take_range(int(gfns[0]), int(gfns[-1]) + 1, kind=Kind.KERNEL, owner=0)
+            self.vmm.back(self.vm, gfns)
+        return high
+
+    def _boot_aged(
+        self, ranges: list[tuple[int, int]], image: int, memmap: int, random: np.random.Generator
+    ) -> NDArray[np.int64]:
+        vm = self.vm
+        age(vm.guest, vm.description.age_ns, random, profile("guest"))
+        for start, end in ranges:
+            for first in range(start, end, BACKED_AT_ONCE):
+                self.vmm.back(vm, np.arange(first, min(first + BACKED_AT_ONCE, end)))
+        return self.take_kernel(image + memmap)[image:]
 
     def _note_memmaps(self, ranges: list[tuple[int, int]], frames: NDArray[np.int64], each: int) -> None:
         """Remember which frames describe which memory block, so that they can be freed with it: in order of gfns."""

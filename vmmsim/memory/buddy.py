@@ -1,7 +1,8 @@
 """Linux's buddy allocator: free lists, splitting, merging with the buddy, falling back to other types' pageblocks.
 
 L: mm/page_alloc.c (6.12): __free_one_page, expand, find_suitable_fallback, should_try_claim_block,
-try_to_claim_block, __rmqueue_claim, __rmqueue_steal. Left out: per-CPU lists, high-atomic reserves, boosting.
+try_to_claim_block, boost_watermark, __rmqueue_claim,
+__rmqueue_steal. Left out: per-CPU lists and high-atomic reserves.
 
 A free block is always in the list of its pageblock's type; so only pageblocks are ever retagged. Lists are LIFO, with
 links in the first frame's ``owner`` (the one before) and ``page`` (the one after); a block whose buddy's parent could
@@ -319,6 +320,8 @@ def pop_claimed(zone: Zone, words: Words, blocks: Blocks, part: int, order: int,
                 set_type(blocks, frame + (1 << have) - 1, kind)
                 zone.claims += 1
                 return frame, have
+            # Pages of two types may soon share a pageblock: kswapd is to make room, and kcompactd whole blocks.
+            zone.boost[part] = min(zone.boost[part] + PAGEBLOCK, zone.boost_most[part])
             if claim_pageblock(zone, words, blocks, zone.head[part, have, other], kind):
                 return pop_own(zone, words, blocks, part, order, kind)
         have -= 1

@@ -32,7 +32,7 @@ from vmmsim.memory.audit import audit
 from vmmsim.memory.frames import IMMOVABLE, ISOLATED, KINDS, NOBODY, PAGEBLOCK, PINNED, Kind
 from vmmsim.memory.measures import Measures, frame_list
 from vmmsim.memory.tokens import Busy, Token
-from vmmsim.memory.watermarks import watermarks
+from vmmsim.memory.watermarks import most_boost, watermarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -265,6 +265,7 @@ class Memory(Measures):
         for part in range(2):
             marks = watermarks(int(self.zone.present[part]), total)
             self.zone.watermark[:, part] = marks.min, marks.low, marks.high
+            self.zone.boost_most[part] = most_boost(marks.high, int(self.zone.present[part]))
 
     def _floors(self, floor: int | None) -> NDArray[np.int64]:
         if floor is None:

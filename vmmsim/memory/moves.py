@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from vmmsim.jit import bare, kernel
+from vmmsim.jit import bare, inlined, kernel
 from vmmsim.memory.buddy import count_kind, free_block, kind_of
 from vmmsim.memory.bulk import FREE, write
 from vmmsim.memory.frames import ISOLATED, NOBODY
@@ -80,6 +80,23 @@ def hold(
     return Moves(old=old, new=new, whole=whole, token=token, result=result, next=reached)
 
 
+@inlined
+def finish_one(zone: Zone, words: Words, blocks: Blocks, old: int, new: int, whole: bool) -> None:
+    """Let the frame ``new``, isolated, be what ``old`` was, and free that."""
+    source = WORDS * old
+    kind = kind_of(words, old)
+    state = words[source + STATE] & ~(ISOLATED << MARK_SHIFT)
+    if not whole:
+        state &= ~(255 << ORDER_SHIFT)
+    count_kind(zone, blocks, new, FREE, -1)
+    count_kind(zone, blocks, new, kind, 1)
+    write(words, new, words[source + OWNER], words[source + PAGE], state)
+    count_kind(zone, blocks, old, kind, -1)
+    count_kind(zone, blocks, old, FREE, 1)
+    write(words, old, NOBODY, NOBODY, FREE)
+    free_block(zone, words, blocks, old, 0)
+
+
 @kernel
 def finish_many(
     zone: Zone,
@@ -92,18 +109,7 @@ def finish_many(
     """Let each new frame be what the old one was, and free the old one."""
     held, tags = bare(words), bare(blocks)
     for i in range(old.size):
-        source = WORDS * old[i]
-        kind = kind_of(held, old[i])
-        state = held[source + STATE] & ~(ISOLATED << MARK_SHIFT)
-        if not whole[i]:
-            state &= ~(255 << ORDER_SHIFT)
-        count_kind(zone, tags, new[i], FREE, -1)
-        count_kind(zone, tags, new[i], kind, 1)
-        write(held, new[i], held[source + OWNER], held[source + PAGE], state)
-        count_kind(zone, tags, old[i], kind, -1)
-        count_kind(zone, tags, old[i], FREE, 1)
-        write(held, old[i], NOBODY, NOBODY, FREE)
-        free_block(zone, held, tags, old[i], 0)
+        finish_one(zone, held, tags, old[i], new[i], whole[i])
 
 
 def finish(memory: Memory, moves: Moves) -> None:

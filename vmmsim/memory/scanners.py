@@ -170,13 +170,29 @@ def plan_moves(
 
     Return how many are planned. Fewer than asked for, without a pause: the scanners have met.
     """
-    held, tags = bare(words), bare(blocks)
+    return plan_bare(zone, bare(words), bare(blocks), run, only_movable, heed_skip, pause, batch, old, new)
+
+
+@kernel
+def plan_bare(
+    zone: Zone,
+    words: Words,
+    blocks: Blocks,
+    run: NDArray[np.int64],
+    only_movable: bool,
+    heed_skip: bool,
+    pause: bool,
+    batch: int,
+    old: NDArray[np.int64],
+    new: NDArray[np.int64],
+) -> int:
+    """Do what plan_moves says, on arrays that are bare already."""
     done = 0
     while done < old.size and run[MIGRATE] & -PAGEBLOCK < run[FREE_BLOCK]:
-        stop = scan_movable(held, tags, run, only_movable, heed_skip, old, done, min(done + batch, old.size))
-        found = scan_free(zone, held, tags, run, heed_skip, new, done, stop)
+        stop = scan_movable(words, blocks, run, only_movable, heed_skip, old, done, min(done + batch, old.size))
+        found = scan_free(zone, words, blocks, run, heed_skip, new, done, stop)
         for i in range(done, found):
-            held[WORDS * old[i] + STATE] |= ISOLATED << MARK_SHIFT
+            words[WORDS * old[i] + STATE] |= ISOLATED << MARK_SHIFT
         done = found
         if found < stop:
             # The scanners met with frames left over: the next run begins with them.

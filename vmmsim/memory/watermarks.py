@@ -9,6 +9,7 @@ import math
 
 import attrs
 
+from vmmsim.memory.frames import PAGEBLOCK
 from vmmsim.rates import number
 
 
@@ -33,3 +34,10 @@ def watermarks(managed: int, of: int | None = None) -> Watermarks:
     least = min_free_pages(total) * managed // total if total else 0
     step = max(least // 4, managed * int(number("buddy.watermark_scale_factor")) // 10_000)
     return Watermarks(min=least, low=least + step, high=least + 2 * step)
+
+
+def most_boost(high: int, managed: int) -> int:
+    """Return the pages by which mixed pageblocks may raise the mark ``high`` of a zone. L: boost_watermark."""
+    if managed < 4 * PAGEBLOCK:
+        return 0
+    return max(high * int(number("buddy.watermark_boost_factor")) // 10_000, PAGEBLOCK)

@@ -86,6 +86,9 @@ ZONE: Final = np.dtype(
         # how often: pageblocks claimed whole, pages stolen from another type's pageblock
         ("claims", np.int64),
         ("steals", np.int64),
+        # pages to be reclaimed beyond the mark high, since pageblocks may get mixed; and the most it can be
+        ("boost", np.int64, (PARTS,)),
+        ("boost_most", np.int64, (PARTS,)),
         # compaction: cached places of the migration scanner (asynchronous, synchronous) and of the free scanner
         ("migrate_next", np.int64, (PARTS, 2)),
         ("free_next", np.int64, (PARTS,)),
