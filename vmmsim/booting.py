@@ -110,6 +110,7 @@ class Boot:
         controller = ModeController(
             sim.env, guest_os, sim.recorder, exchange=self_balloon, guest_compaction=compactor, builder=sim.compactor
         )
+        controller.only_when_woken = sim.lifetime
         if is_user_code(description.mode_policy):
             controller.policy = user_code.make(description.mode_policy, sim.scenario.folder or Path.cwd(), {})
         guest = Guest(

@@ -216,7 +216,7 @@ class Simulation:
         """Write the last rows of the time series."""
         for guest in self.guests.values():
             if guest.vcpus is not None:
-                guest.vcpus.meter.close()
+                guest.vcpus.stop()
         self.series.record()
 
     # What scripts call
@@ -268,9 +268,10 @@ class Stall:
             return False
         busy = [guest for guest in sim.guests.values() if guest.vcpus is not None and guest.vcpus.is_busy]
         progress = sum(guest.vm.progress for guest in sim.guests.values())
-        if progress != self._progress or not busy:
+        waiting = [guest for guest in busy if guest.vcpus is not None and guest.vcpus.waits_for]
+        if progress != self._progress or len(waiting) < max(len(busy), 1):
             self._progress, self._since = progress, now
             return False
-        waits = ", ".join(f"{guest.vm.name} waits for {guest.vcpus.waits_for}" for guest in busy if guest.vcpus)
+        waits = ", ".join(f"{guest.vm.name} waits for {guest.vcpus.waits_for}" for guest in waiting if guest.vcpus)
         sim.stalled = f"no VM made progress for {write_duration(now - self._since)}: {waits}"
         return True

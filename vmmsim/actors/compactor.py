@@ -61,7 +61,8 @@ class Compactor:
         )
         choice = builder.choose(base, limit, self._leased())
         if isinstance(choice, Infeasible):
-            return Attempt(won=False, why=str(choice), hopeless=choice.what == "size")
+            gone = choice.what == "size" or {kind for kind, _ in choice.kinds} == {"bad"}
+            return Attempt(won=False, why=str(choice), hopeless=gone)
         self._builders[vm.number] = builder
         attempt = yield from builder.building(choice)
         del self._builders[vm.number]

@@ -72,7 +72,6 @@ class GuestOs:
         for start, end in ranges:
             vm.note_memory(start, end, True)
         vm.boot_top = vm.memory_top
-        vm.kernel_table = self.engine.table(self.table_frames)
         each = int(rates.number("guest.memmap_bytes_per_page"))
         image = min(int(rates.number("guest.kernel_image_bytes")) >> 12, pages // 16)
         memmap = -(-pages * each >> 12)
@@ -81,6 +80,7 @@ class GuestOs:
         else:
             high = self._boot_fresh(ranges, image, memmap)
         self._note_memmaps(ranges, high, each * BLOCK_PAGES >> 12)
+        vm.kernel_table = self.engine.table(self.table_frames)
 
     def _boot_fresh(self, ranges: list[tuple[int, int]], image: int, memmap: int) -> NDArray[np.int64]:
         """Take the kernel's memory from a guest that has just begun; return the frames of the map of frames."""

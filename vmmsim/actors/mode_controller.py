@@ -97,6 +97,8 @@ class ModeController:
         self.exchange = exchange
         self.guest_compaction = guest_compaction
         self.builder = builder
+        self.only_when_woken = False
+        """Whether it looks again on changes only: in lifetime detail there are no periodic attempts."""
         self.policy: ModePolicy | None = None
         """Who says which mode is wanted, if a user's code does."""
         self.rescue = RESCUES.get(self.vm.description.mode_policy, RESCUES["paper"])
@@ -140,10 +142,14 @@ class ModeController:
             if not self.vm.running:
                 return  # type: ignore[unreachable]  # it may have ended meanwhile
             wait_ns = self._first_ns if self.vm.mode != before else min(2 * wait_ns, self._last_ns)
-            self._wake = self.env.event() if self._wake.processed or self._wake.triggered else self._wake
-            yield (
-                self._wake if settled and self.policy is None else self._wake | Pause(self.env, wait_ns, Turn.COMPACTOR)
-            )
+            if self._wake.triggered:
+                self._wake = self.env.event()
+            if self._is_held():
+                yield self._wake | Pause(self.env, self.held[1] - int(self.env.now), Turn.COMPACTOR)
+            elif self.only_when_woken or (settled and self.policy is None):
+                yield self._wake
+            else:
+                yield self._wake | Pause(self.env, wait_ns, Turn.COMPACTOR)
 
     def _approach(self) -> Generator[Event, object, bool]:
         """Try each segment that is wanted and not had; return whether there is nothing left to try."""

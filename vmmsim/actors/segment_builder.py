@@ -20,8 +20,9 @@ from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, runs_of
 from vmmsim.addresses import write_bytes, write_duration
+from vmmsim.memory.batch import Batch
 from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
-from vmmsim.memory.placement import Batch, Placement
+from vmmsim.memory.placement import Placement
 from vmmsim.memory.window import Choice, Infeasible, choose
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class SegmentBuilder:
         self.copied_pages = 0
         self.zeroed_pages = 0
         self.dropped_pages = 0
+        self._span = (0, 0)
         self.in_flight: Token | None = None
         """Frames whose copy is under way; None between turns, and once somebody else has taken them away."""
         self._spares: list[int] = []
@@ -73,7 +75,7 @@ class SegmentBuilder:
             host.frames,
             base=base,
             budget=vm.escape_budget,
-            free_pages=max(host.free_pages - host.watermarks.min, 0),
+            free_pages=max(host.free_pages + host.count(kind=Kind.CACHE) - host.watermarks.min, 0),
             within=(movable_from if (movable_from := int(host.zone.kernelcore)) < host.pages else 0, host.pages),
             leased=leased,
         )
@@ -81,6 +83,7 @@ class SegmentBuilder:
     def building(self, choice: Choice) -> Generator[Event, object, Attempt]:
         """Build the segment at the window chosen; the attempt says what it took, or why it was given up."""
         vm, started = self.vm, self.env.now
+        self._span = (choice.base, choice.limit)
         if not self.may_evict and (others := self._others(choice.start, choice.end)):
             return Attempt(
                 won=False, why=f"host compaction is off, and {others} pages of others are in the best window"
@@ -168,11 +171,18 @@ class SegmentBuilder:
     def _are(self, first: int, last: int, kind: Kind) -> NDArray[np.bool_]:
         book = self.host.frames[first:last]
         movable = (book["kind"] == kind) & (book["mark"] & (PINNED | ISOLATED) == 0)
-        return np.asarray(movable & (book["owner"] != self.vm.number) if kind == Kind.USER else movable)
+        if kind == Kind.USER:
+            base, limit = self._span
+            own = (book["owner"] == self.vm.number) & (book["page"] >= base) & (book["page"] < limit)
+            movable &= ~own
+        return np.asarray(movable)
 
     def _evict_some(self, old: NDArray[np.int64]) -> Generator[Event, object, str]:
         if not (yield from self._copying(old)):
             return ""
+        short = int(old.size) + self.host.watermarks.min - self.host.free_pages
+        if short > 0:
+            self.vmm.free_wanted(short)
         new = self.host.take(int(old.size), kind=Kind.USER, floor=0)
         if new.size < old.size:
             self.host.give_back(new)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import numpy as np
 
 from vmmsim import rates
@@ -23,13 +24,24 @@ if TYPE_CHECKING:
     from simpy import Environment, Event
 
     from vmmsim.actors.guest_os import GuestOs
-    from vmmsim.actors.measuring import Meter
+    from vmmsim.actors.measuring import Cost, Meter
     from vmmsim.protocols import Workload
 
 SECOND_NS: Final = 10**9
 BATCH_PAGES: Final = 4096
 """First touches that are handled between two looks at the clock."""
 NEVER: Final = 1 << 62
+
+
+@attrs.frozen(kw_only=True)
+class _Span:
+    """A stratum under way: accesses [x0, x1) that take so long if nothing changes."""
+
+    x0: int
+    x1: int
+    began_ns: int
+    takes_ns: int
+    cost: Cost
 
 
 class Vcpus:
@@ -64,12 +76,13 @@ class Vcpus:
         """Called when the workload ends; set by whoever started it."""
         self.is_busy = False
         """Whether it should make progress now: it runs, and its load is not 0."""
-        self.waits_for = "nothing"
-        """What it waits for, in words."""
+        self.waits_for = ""
+        """What it waits for, in words; "" while it makes accesses."""
         self._every_ns = every_ns
         self._first_ns = min(int(rates.number("measure.first_stratum_ns")), every_ns)
         self._stratum_ns = self._first_ns
         self._changed = env.event()
+        self._span: _Span | None = None
         self.reasons: dict[str, int] = {}
         """How often each reason ended an epoch."""
         self.vm.changed = self.end_epoch
@@ -87,7 +100,8 @@ class Vcpus:
         self.end_epoch("load")
 
     def stop(self) -> None:
-        """Stop where things are: the VM is gone."""
+        """Stop where things are: the VM is gone, or the run is over."""
+        self.settle()
         self.meter.close()
         self.end_epoch("end")
 
@@ -124,7 +138,7 @@ class Vcpus:
             self._changed = self.env.event()
             self.meter.new_epoch()
         load = self._load()
-        self.is_busy, self.waits_for = load > 0, "its accesses to be made"
+        self.is_busy = load > 0
         if load <= 0:
             yield self._changed | Pause(self.env, self._load_until() - int(self.env.now), Turn.VCPU)
             return
@@ -138,15 +152,23 @@ class Vcpus:
         if not vm.running:
             return  # type: ignore[unreachable]  # it may have ended meanwhile
         dt = max(round(cost.cycles * SECOND_NS / (self.frequency * vm.description.vcpus * load)), 1)
-        began = int(self.env.now)
+        self._span = _Span(x0=x0, x1=x1, began_ns=int(self.env.now), takes_ns=dt, cost=cost)
         yield self._changed | Pause(self.env, min(dt, NEVER), Turn.VCPU)
-        passed = int(self.env.now) - began
-        vm.progress = x1 if passed >= dt else x0 + int((x1 - x0) * (passed / dt))
-        self.meter.add(vm.progress - x0, cost)
+        self.settle()
         if vm.progress == x1:
             self._stratum_ns = min(2 * self._stratum_ns, self._every_ns)
             for region in freed:
                 self.guest_os.free_region(self.workload.regions[region])
+
+    def settle(self) -> None:
+        """Book what has been done of the stratum that is under way: all of it, or in proportion to the time passed."""
+        span, self._span = self._span, None
+        if span is None:
+            return
+        passed = int(self.env.now) - span.began_ns
+        done = span.x1 - span.x0 if passed >= span.takes_ns else int((span.x1 - span.x0) * (passed / span.takes_ns))
+        self.vm.progress = span.x0 + done
+        self.meter.add(done, span.cost)
 
     def _end(self, x0: int, load: float) -> tuple[int, list[int]]:
         """Return where the stratum that begins at x0 ends, and the regions that are freed there."""
@@ -205,4 +227,6 @@ class Vcpus:
         """Let the time pass that faults and services took from the vCPUs, which share it."""
         stall = self.meter.take_stall()
         if stall:
+            self.waits_for = "its faults to be served"
             yield Pause(self.env, max(stall // self.vm.description.vcpus, 1), Turn.VCPU)
+            self.waits_for = ""
