@@ -43,17 +43,21 @@ class BadInput(ValueError):
 class Refused(Exception):
     """Raised when the model declines a verb; nothing was changed. A scenario file's refusal is recorded instead."""
 
-    def __init__(self, verb: str, *, vm: str = "", why: str, asked: str = "", possible: str = "") -> None:
+    def __init__(self, verb: str, why: str, asked: str = "", possible: str = "", vm: str = "") -> None:
+        # SimPy makes exceptions anew from their arguments for each process that waits.
+        super().__init__(verb, why, asked, possible, vm)
         self.verb = verb
         """What was asked for, as scenarios call it."""
-        self.vm = vm
-        """Whose; "" for the host."""
         self.why = why
         """What is in the way."""
         self.asked = asked
         """How much was asked for, in words; "" if that is no question."""
         self.possible = possible
         """How much would be possible; "" if that is no question."""
-        of = f" of {vm}" if vm else ""
-        amount = f"{asked} asked, " if asked else ""
-        super().__init__(f"{verb}{of}: {amount}{why}")
+        self.vm = vm
+        """Whose; "" for the host."""
+
+    def __str__(self) -> str:
+        of = f" of {self.vm}" if self.vm else ""
+        amount = f"{self.asked} asked, " if self.asked else ""
+        return f"{self.verb}{of}: {amount}{self.why}"

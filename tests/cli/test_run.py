@@ -52,7 +52,7 @@ class Simulation:
 def simulation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Simulation()
-    monkeypatch.setitem(sys.modules, "vmmsim.simulation", types.SimpleNamespace(simulate=made))
+    monkeypatch.setitem(sys.modules, "vmmsim.runs", types.SimpleNamespace(simulate=made))
     files = types.SimpleNamespace(load_scenario=FakeScenario)
     monkeypatch.setitem(sys.modules, "vmmsim.scenario_file", files)
     return made

@@ -67,6 +67,11 @@ class Meter:
         self._last: Sample | None = None
         self._stale = True
         self._closed = False
+        self._sampled_ns = 0
+        self._accesses = 0
+        """Accesses made since the last sample,"""
+        self._flushes = 0
+        """and flushes."""
 
     @property
     def knows_rate(self) -> bool:
@@ -80,14 +85,20 @@ class Meter:
             return self.workload.ideal_cycles
         return self.workload.ideal_cycles + self._last.walk_cycles + self._last.l2_tlb_cycles
 
-    def measure(self, x0: int, x1: int) -> Cost:
-        """Sample the stratum [x0, x1), whose touched pages are mapped, and write the rows that it begins with."""
+    def measure(self, x0: int, x1: int, *, now_ns: int, every_ns: int) -> Cost:
+        """Sample the stratum [x0, x1), whose touched pages are mapped, and write the rows that it begins with.
+
+        Strata that are shorter than ``every_ns``, because something is freed, go by the last sample until one is due.
+        """
         mapped = self.vm.process.mapped_pages if self.vm.process is not None else 0
         if self.vm.remapped_pages > self._epoch_share * mapped:
             self.new_epoch()
         self.vm.remapped_pages = 0
-        if self._last is None or self._stale or not self._lifetime:
+        due = not self._lifetime and now_ns - self._sampled_ns >= every_ns
+        if self._last is None or self._stale or due:
+            self._book()
             self._last = self._sample(x0, x1)
+            self._sampled_ns = now_ns
             self._stale = False
             self.recorder.walks(self.vm.name, self.vm.mode, THE_VM, self._last.counters)
         self.write_row()
@@ -121,17 +132,26 @@ class Meter:
 
     def add(self, accesses: int, cost: Cost) -> None:
         """Book that so many accesses of a stratum were made; flushes met are charged as a stall to come."""
-        flushes, self.vm.flushes = self.vm.flushes, 0
-        if not accesses:
+        assert cost.sample is self._last, "a stratum is booked before the next sample is taken"
+        self._flushes += self.vm.flushes
+        self.vm.flushes = 0
+        self._accesses += accesses
+
+    def _book(self) -> None:
+        """Add what was done since the last sample to the sums."""
+        accesses, flushes = self._accesses, self._flushes
+        if self._last is None or not accesses:
             return
+        self._accesses = self._flushes = 0
         stack = self.overheads.add(
-            accesses, cost.sample, flushes=flushes * self.vm.description.vcpus, ideal=self.workload.ideal_cycles
+            accesses, self._last, flushes=flushes * self.vm.description.vcpus, ideal=self.workload.ideal_cycles
         )
         if stack.refill > 0:
             self.vm.stall_ns["flush refill"] += round(stack.refill * SECOND_NS / self._frequency)
 
     def new_epoch(self) -> None:
         """What comes is measured apart from what was."""
+        self._book()
         self._stale = True
         self.overheads.new_epoch()
         self.sampler.new_epoch()
@@ -190,6 +210,7 @@ class Meter:
         if self._closed:
             return
         self._closed = True
+        self._book()
         self.write_row()
         for cause, ns in self.stalls_ns.items():
             self.recorder.decide("vcpu", cause.replace(" ", "_"), vm=self.vm.name, outcome="done", cost_ns=ns)

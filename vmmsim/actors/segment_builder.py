@@ -42,6 +42,11 @@ WINDOW_STEP: Final = 1 << 18
 """Frames of the window that are looked at at once for pages of others."""
 
 
+BUSY_NS: Final = 1_000_000
+"""How long to wait for frames that another change holds."""
+GONE: Final = "the VM is gone"
+
+
 class SegmentBuilder:
     """One build: a VM, a range of its gfns, and the window chosen for it."""
 
@@ -116,20 +121,27 @@ class SegmentBuilder:
         return f"host memory made contiguous in {took}: {', '.join(what) or 'nothing to move'}"
 
     def _fill(self, choice: Choice) -> Generator[Event, object, str]:
-        """Clear the window and fill its slots; return "" or why it cannot go on."""
-        why = yield from self._evict(choice.start, choice.end)
-        while not why and self.vm.running:
+        """Clear the window and fill its slots; return "" or why it cannot go on.
+
+        Where there is no room outside for all that is in the way, own pages move in first and leave their frames.
+        """
+        while self.vm.running:
+            short = yield from self._evict(choice.start, choice.end)
+            if not self.vm.running:
+                break  # type: ignore[unreachable]  # it may have ended meanwhile
             placement = self._placement()
             if placement.is_complete:
                 return ""
-            before = placement.left, placement.absent
-            why = yield from self._place(placement)
-            if not why:
+            before = (placement.left, placement.absent, placement.foreign)
+            why = yield from self._place(placement, split=not short)
+            if not why and not short and self.vm.running:
                 yield from self._zero()
-            after = self._placement() if self.vm.running and not why else placement
-            if not why and (after.left, after.absent) == before and not after.is_complete:
-                why = f"stuck with {after.left} pages out of place and {after.absent} absent: {after.waits_for}"
-        return why or "the VM is gone"
+            if why or not self.vm.running:
+                return why or GONE
+            now = self._placement()
+            if (now.left, now.absent, now.foreign) == before:
+                return short or f"stuck with {now.left} pages out of place and {now.absent} absent"
+        return GONE
 
     def _placement(self) -> Placement:
         lease = self._lease
@@ -157,8 +169,12 @@ class SegmentBuilder:
             cache = first + np.flatnonzero(self._are(first, last, Kind.CACHE))
             self.host.give_back(cache)
             self.dropped_pages += int(cache.size)
-            while (others := first + np.flatnonzero(self._are(first, last, Kind.USER))).size:
-                why = yield from self._evict_some(others[:TURN_PAGES])
+            while (others := first + np.flatnonzero(self._are(first, last, Kind.USER, busy=True))).size:
+                free = others[self.host.frames["mark"][others] & ISOLATED == 0]
+                if not free.size:
+                    yield Pause(self.env, BUSY_NS, Turn.COMPACTOR)
+                    continue
+                why = yield from self._evict_some(free[:TURN_PAGES])
                 if why or not self.vm.running:
                     return why
         return ""
@@ -168,9 +184,10 @@ class SegmentBuilder:
         steps = range(start, end, WINDOW_STEP)
         return sum(int(self._are(first, min(first + WINDOW_STEP, end), Kind.USER).sum()) for first in steps)
 
-    def _are(self, first: int, last: int, kind: Kind) -> NDArray[np.bool_]:
+    def _are(self, first: int, last: int, kind: Kind, *, busy: bool = False) -> NDArray[np.bool_]:
+        """Tell which frames of [first, last) are movable ones of others; ``busy``: those held now, too."""
         book = self.host.frames[first:last]
-        movable = (book["kind"] == kind) & (book["mark"] & (PINNED | ISOLATED) == 0)
+        movable = (book["kind"] == kind) & (book["mark"] & (PINNED if busy else PINNED | ISOLATED) == 0)
         if kind == Kind.USER:
             base, limit = self._span
             own = (book["owner"] == self.vm.number) & (book["page"] >= base) & (book["page"] < limit)
@@ -218,15 +235,18 @@ class SegmentBuilder:
 
     # Own pages
 
-    def _place(self, placement: Placement) -> Generator[Event, object, str]:
+    def _place(self, placement: Placement, *, split: bool) -> Generator[Event, object, str]:
         """Move pages that are resident into their slots, until none can be or something changed meanwhile."""
         while True:
-            batch = placement.batch(TURN_PAGES)
+            batch = placement.batch(TURN_PAGES, split=split)
             if not batch:
                 if placement.waits_for == "spare" and self._lend(placement):
                     continue
                 return "no free frame to break a cycle with" if placement.waits_for == "spare" else ""
             _, sources = first_sources(batch)
+            if np.any(self.host.frames["mark"][sources] & ISOLATED):
+                yield Pause(self.env, BUSY_NS, Turn.COMPACTOR)
+                continue
             if not self._as_planned(batch) or not (yield from self._copying(sources)):
                 return ""
             self.copied_pages += batch.copies - int(sources.size)

@@ -147,7 +147,7 @@ class Vcpus:
         yield from self._advance(x0, x1)
         if not vm.running:
             return
-        cost = self.meter.measure(x0, x1)
+        cost = self.meter.measure(x0, x1, now_ns=int(self.env.now), every_ns=self._stratum_ns)
         yield from self._charge()
         if not vm.running:
             return  # type: ignore[unreachable]  # it may have ended meanwhile

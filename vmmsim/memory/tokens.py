@@ -34,8 +34,12 @@ class Busy(Exception):
     """Raised when a frame cannot be changed now: another token holds it, or its pageblock is leased to another."""
 
     def __init__(self, frames: NDArray[np.int64], by: str) -> None:
+        # SimPy makes exceptions anew from their arguments for each process that waits.
+        super().__init__(frames, by)
         self.frames = frames
         """The frames that are held, or the first of them."""
         self.by = by
         """Who holds them; "" if nobody does, and they never can be changed (holes, retired frames)."""
-        super().__init__(f"frame {int(frames[0])} is held by {by or 'nobody: it is a hole or retired'}")
+
+    def __str__(self) -> str:
+        return f"frame {int(self.frames[0])} is held by {self.by or 'nobody: it is a hole or retired'}"
