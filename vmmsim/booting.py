@@ -163,6 +163,7 @@ class Boot:
                 lifetime=sim.lifetime,
                 most_accesses=COMPLETE_ACCESSES if sim.scenario.measure.complete else NEVER,
                 frequency_hz=sim.machine.frequency_hz,
+                begin=guest.controller.guest_tried,
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
         sim.env.process(guest.controller.steering())

@@ -276,6 +276,7 @@ class Verbs:
     def self_ballooning(self, guest: Guest, size_bytes: int) -> Any:
         """Exchange memory of a guest, whatever its mode."""
         done = yield from guest.self_balloon.exchanging(size_bytes >> 12)
+        guest.self_balloon.hand_over(done)
         self.sim.recorder.decide(
             "self_balloon", "self_balloon", vm=guest.vm.name, asked=write_bytes(size_bytes),
             got=write_bytes((done.end - done.start) << 12), outcome="partial" if done.short else "done", why=done.short,

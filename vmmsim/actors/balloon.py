@@ -118,6 +118,17 @@ class Balloon:
         self.vm.held_pages -= int(np.count_nonzero(self.vm.under_vmm_segment(gfns)))
         return int(gfns.size)
 
+    def take_back(self, pages: int) -> None:
+        """Give the last ``pages`` that were exchanged back to the guest: there was nothing to exchange them for."""
+        taken = np.concatenate([np.empty(0, np.int64), *self._exchanged])
+        self._exchanged.clear()
+        kept, given = taken[: taken.size - pages], taken[taken.size - pages :]
+        if kept.size:
+            self._exchanged.append(kept)
+        self.vm.guest.give_back(given)
+        self.vm.exchanged_pages -= int(given.size)
+        self.vm.held_pages -= int(np.count_nonzero(self.vm.under_vmm_segment(given)))
+
     def deflate_on_oom(self, pages: int) -> int:
         """Give back 256 pages because the guest is out of memory, however many are short; the target follows."""
         count = self.give_back(self._on_oom)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from simpy import Environment, Event
 
     from vmmsim.actors.guest_os import GuestOs
+    from vmmsim.actors.self_balloon import Exchanged
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Outcome, Recorder
     from vmmsim.protocols import Region
@@ -48,8 +49,14 @@ class Priority(IntEnum):
 class Exchange(Protocol):
     """What self-ballooning offers (see ``self_balloon.SelfBalloon``)."""
 
-    def exchanging(self, pages: int) -> Generator[Event, object, object]:
-        """Exchange scattered pages for a contiguous range."""
+    def obstacle(self, pages: int) -> str:
+        """Return what is in the way now; "" if nothing is."""
+
+    def exchanging(self, pages: int) -> Generator[Event, object, Exchanged]:
+        """Exchange scattered pages for a contiguous range, which is leased."""
+
+    def hand_over(self, done: Exchanged) -> None:
+        """Let the new range be used."""
 
 
 class Builder(Protocol):
@@ -104,6 +111,8 @@ class ModeController:
         self.rescue = RESCUES.get(self.vm.description.mode_policy, RESCUES["paper"])
         self.held = (Priority.DENSITY, 0)
         """Who changed the mode last of those that may hold it, and until when."""
+        self.guest_tried = env.event()
+        """Happens when the first attempt at a guest segment is over: a program asks for its memory as it begins."""
         self._wake = env.event()
         self._said: dict[str, str] = {}
         self.vm.segment_lost = self._segment_lost
@@ -164,6 +173,8 @@ class ModeController:
         if wanted_guest and vm.guest_segment is None:
             attempt = yield from self._gain_guest()
             settled &= self._tell("guest segment", attempt)
+        if not self.guest_tried.triggered:
+            self.guest_tried.succeed()
         if wanted_vmm and vm.vmm_segment is None and vm.running:
             attempt = yield from self._gain_vmm(wanted_guest)
             settled &= self._tell("VMM segment", attempt)
@@ -245,9 +256,11 @@ class ModeController:
 
     def _gain_by_exchange(self, region: Region) -> Generator[Event, object, Attempt]:
         vm, started = self.vm, int(self.env.now)
+        pages = guest_segment.pages_needed(region)
+        if obstacle := self.exchange.obstacle(pages):
+            return Attempt(won=False, why=obstacle)
         if vm.vmm_segment is not None:
             self.guest_os.vmm.leave_segment(vm, "donors must lie outside the VMM segment")
-        pages = guest_segment.pages_needed(region)
         row = self.recorder.decide(
             "self_balloon",
             "exchange",
@@ -257,7 +270,7 @@ class ModeController:
             why=self._fragmented(region),
         )
         done = yield from self.exchange.exchanging(pages)
-        start, end, short = done.start, done.end, done.short  # type: ignore[attr-defined]
+        start, end, short = done.start, done.end, done.short
         took = int(self.env.now) - started
         self.recorder.decide(
             "self_balloon",
@@ -266,10 +279,11 @@ class ModeController:
             asked=write_bytes(pages << 12),
             got=write_bytes((end - start) << 12),
             outcome="partial" if short and end > start else "failed" if short else "done",
-            why=short or f"no page copied; {done.reclaimed_pages} pages of page cache dropped",  # type: ignore[attr-defined]
+            why=short or f"no page copied; {done.reclaimed_pages} pages of page cache dropped",
             cost_ns=took,
             cause=row,
         )
+        self.exchange.hand_over(done)
         first = guest_segment.find_run(self.guest_os, region, within=(start, end)) if vm.running and end > start else -1
         if first < 0:
             return Attempt(won=False, why=short or "the new range is in use already")

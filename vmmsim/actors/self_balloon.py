@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vmmsim.actors.vm import BLOCK_PAGES
+from vmmsim.addresses import write_bytes
+from vmmsim.memory.frames import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,20 +23,23 @@ if TYPE_CHECKING:
     from vmmsim.actors.balloon import Balloon
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.hotplug import Hotplug
+    from vmmsim.memory.tokens import Token
 
 
 @attrs.frozen(kw_only=True)
 class Exchanged:
-    """What a self-ballooning came to."""
+    """What a self-ballooning came to. The new range is leased until ``SelfBalloon.hand_over``."""
 
-    start: int
+    start: int = 0
     """First gfn of the new range."""
-    end: int
+    end: int = 0
     """One past its last gfn; end = start if nothing was exchanged."""
-    reclaimed_pages: int
+    reclaimed_pages: int = 0
     """Page cache dropped to find enough free memory."""
-    short: str
+    short: str = ""
     """Why it ended before its time; "" if it did not."""
+    leases: tuple[Token, ...] = ()
+    """What keeps the new blocks from being used before all of them are there."""
 
 
 class SelfBalloon:
@@ -45,26 +50,46 @@ class SelfBalloon:
         self.balloon = balloon
         self.hotplug = hotplug
 
+    def obstacle(self, pages: int) -> str:
+        """Return what is in the way of exchanging ``pages`` now; "" if nothing is known to be."""
+        guest, wanted = self.guest_os.vm.guest, -(-pages // BLOCK_PAGES) * BLOCK_PAGES
+        room = self.hotplug.room()
+        if room < wanted:
+            return f"gPA has room for {write_bytes(room << 12)} more, not {write_bytes(wanted << 12)}"
+        spare = guest.free_pages - guest.watermarks.high + guest.count(kind=Kind.CACHE)
+        if spare < wanted:
+            return f"the guest can spare {write_bytes(max(spare, 0) << 12)}, not {write_bytes(wanted << 12)}"
+        return ""
+
     def exchanging(self, pages: int) -> Generator[Event, object, Exchanged]:
         """Exchange ``pages``, rounded up to whole blocks, for one range at the end of gPA."""
         blocks = -(-pages // BLOCK_PAGES)
-        start = end = -1
-        reclaimed, short = 0, ""
-        if self.hotplug.room() < blocks * BLOCK_PAGES:
-            short = f"gPA has room for {self.hotplug.room() // BLOCK_PAGES} more blocks, not {blocks}"
-        while blocks and not short:
+        short = self.obstacle(pages)
+        done = Exchanged()
+        while len(done.leases) < blocks and not short and self.guest_os.vm.running:
             freed, short = self._find_free()
-            reclaimed += freed
+            done = attrs.evolve(done, reclaimed_pages=done.reclaimed_pages + freed)
             if short:
                 break
             given = yield from self.balloon.exchanging(BLOCK_PAGES)
             if given < BLOCK_PAGES:
+                self.balloon.take_back(given)
                 short = f"the balloon ran out of puff {BLOCK_PAGES - given} pages before a block was full"
                 break
-            first, last = yield from self.hotplug.adding(BLOCK_PAGES)
-            start, end = (first if start < 0 else start), last
-            blocks -= 1
-        return Exchanged(start=max(start, 0), end=max(end, 0), reclaimed_pages=reclaimed, short=short)
+            done = yield from self._add(done)
+        return attrs.evolve(done, short=short)
+
+    def _add(self, done: Exchanged) -> Generator[Event, object, Exchanged]:
+        """Add a block for what the balloon took, and lease it in the same step: neither may use it up again."""
+        first, last = yield from self.hotplug.adding(BLOCK_PAGES)
+        lease = self.guest_os.vm.guest.isolate_range(first, last, "self-ballooning")
+        start = done.start if done.leases else first
+        return attrs.evolve(done, start=start, end=last, leases=(*done.leases, lease))
+
+    def hand_over(self, done: Exchanged) -> None:
+        """Let the new range be used: by whoever asked for it in the same step, or by anybody."""
+        for lease in done.leases:
+            self.guest_os.vm.guest.release(lease)
 
     def _find_free(self) -> tuple[int, str]:
         """See to it that a block above the high watermark is free; return pages reclaimed, and what is short."""

@@ -59,7 +59,9 @@ class Vcpus:
         most_accesses: int = NEVER,
         frequency_hz: int,
         load: tuple[tuple[int, float], ...],
+        begin: Event,
     ) -> None:
+        """begin: what the program waits for before its first access, its guest segment if it is to have one."""
         self.env = env
         self.guest_os = guest_os
         self.vm = guest_os.vm
@@ -78,6 +80,7 @@ class Vcpus:
         """Whether it should make progress now: it runs, and its load is not 0."""
         self.waits_for = ""
         """What it waits for, in words; "" while it makes accesses."""
+        self._begin = begin
         self._every_ns = every_ns
         self._first_ns = min(int(rates.number("measure.first_stratum_ns")), every_ns)
         self._stratum_ns = self._first_ns
@@ -108,6 +111,7 @@ class Vcpus:
     def running(self) -> Generator[Event, object, None]:
         """Run the workload until it ends, or the VM does."""
         vm = self.vm
+        yield self._begin
         try:
             while vm.running and not self._at_end():
                 yield from self._stratum()

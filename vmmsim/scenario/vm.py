@@ -26,7 +26,7 @@ PROGRAMS: Final[dict[str, bool]] = {
 }
 """The programs that a workload can name, and whether each has a primary region: one large area to put under a
 guest segment."""
-POLICIES: Final = ("paper",)
+POLICIES: Final = ("paper", "guest-compaction", "wait")
 """Mode policies that have names; anything else is code of one's own."""
 LOW_BYTES: Final[dict[str, tuple[int, int]]] = {
     "pc-1.4": (0xE0000000, 0xE0000000),
