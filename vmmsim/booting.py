@@ -18,7 +18,7 @@ from vmmsim.actors.guest_churn import GuestChurn
 from vmmsim.actors.guest_compactor import GuestCompactor
 from vmmsim.actors.guest_os import GuestOs
 from vmmsim.actors.hotplug import Hotplug
-from vmmsim.actors.measuring import Meter
+from vmmsim.actors.measuring import Meter, write_vm_row
 from vmmsim.actors.mode_controller import ModeController
 from vmmsim.actors.sample import Lengths
 from vmmsim.actors.sampling import Sampler
@@ -166,6 +166,7 @@ class Boot:
                 begin=guest.controller.guest_tried,
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
+        write_vm_row(sim.recorder, vm)
         sim.env.process(guest.controller.steering())
         if guest.vcpus is not None:
             sim.env.process(guest.vcpus.running())

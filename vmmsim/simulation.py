@@ -20,7 +20,7 @@ from vmmsim.actors.guest_failure import GuestFailure
 from vmmsim.actors.host_series import HostSeries
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.vmm import Vmm
-from vmmsim.addresses import write_duration
+from vmmsim.addresses import format_duration
 from vmmsim.booting import Boot
 from vmmsim.decisions import Recorder, SimulationFailed
 from vmmsim.errors import BadInput, Refused
@@ -273,5 +273,5 @@ class Stall:
             self._progress, self._since = progress, now
             return False
         waits = ", ".join(f"{guest.vm.name} waits for {guest.vcpus.waits_for}" for guest in waiting if guest.vcpus)
-        sim.stalled = f"no VM made progress for {write_duration(now - self._since)}: {waits}"
+        sim.stalled = f"no VM made progress for {format_duration(now - self._since)}: {waits}"
         return True

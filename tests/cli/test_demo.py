@@ -1,39 +1,45 @@
-"""``vmmsim demo``: a walk explained and a trace replayed, in one page."""
+"""``vmmsim demo``: a scenario's life, and its story."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.studies.programs import accesses, lackey
 from vmmsim.cli.app import run
 from vmmsim.jit import INTERPRETED
-from vmmsim.report import theme
+
+TOY = """
+[run]
+until = "2s"
+[host]
+memory = "64MiB"
+kernelcore = "16MiB"
+[vm.db]
+memory = "16MiB"
+mode = "dual-direct"
+workload = { name = "gups", footprint = "1MiB" }
+"""
 
 
-def test_a_walk_and_every_mode(tmp_path, capsys):
-    trace = tmp_path / "mine.lackey"
-    trace.write_text(lackey(accesses(50)))
-    assert run(["demo", str(trace)]) == 0
+def test_a_life_is_told(tmp_path, capsys):
+    (tmp_path / "toy.toml").write_text(TOY)
+    assert run(["demo", str(tmp_path / "toy.toml")]) == 0
     out = capsys.readouterr().out
-    assert "24 references, 0 checks, 2D." in out
-    assert "2. What that does to a recorded program, in every mode" in out
-    for look in theme.MODES.values():
-        assert look.label in out
+    assert "db had Dual Direct from the start and kept it" in " ".join(out.split())
     assert out.rstrip().endswith("vmmsim --help")
 
 
-@pytest.mark.skipif(INTERPRETED, reason="some million accesses")
-def test_the_shipped_program_is_the_default(capsys):
+@pytest.mark.skipif(INTERPRETED, reason="two guests of 8 GiB that have been lived in")
+def test_by_default_a_fragmented_guest_is_rescued_by_self_ballooning_and_not_by_compaction(capsys):
     assert run(["demo"]) == 0
-    out = capsys.readouterr().out
-    assert "SQLite joining two million rows" in out
-    assert "database.parquet" in out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "compact never got Guest Direct" in out
+    assert "self waited" in out
+    assert "no page copied" in out
 
 
 def test_a_wrong_name_is_one_line_and_nothing_else(capsys):
-    assert run(["demo", "databse"]) == 2
+    assert run(["demo", "fragmented-gest"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == (
-        "",
-        "vmmsim: databse: neither a file nor a shipped trace; those are compiler, database, graph500, python\n",
-    )
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.rstrip().endswith('did you mean "fragmented-guest"?')

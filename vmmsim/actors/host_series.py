@@ -1,10 +1,11 @@
-"""The host's time series: free memory, its largest run and blocks, page tables, bad frames, pages moved."""
+"""Time series that go on whatever VMs do: the host's memory and its contiguity, and each VM's state."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.measuring import write_vm_row
 from vmmsim.memory.frames import Kind
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class HostSeries:
         """Write a row."""
         host = self.vmm.host
         fragmentation = host.fragmentation()
+        for vm in self.vmm.vms.values():
+            if vm.kernel_table is not None:
+                write_vm_row(self.recorder, vm)
         self.recorder.host_row(
             free_blocks=[int(count) for count in fragmentation.nr_free],
             free_bytes=host.free_pages << 12,

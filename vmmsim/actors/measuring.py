@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.sample import Sample
     from vmmsim.actors.sampling import Sampler
+    from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
     from vmmsim.protocols import Workload
 
@@ -33,6 +34,24 @@ class Cost:
     cycles: float
     """All its accesses: ideal, walks, L2 TLB hits."""
     accesses: int
+
+
+def write_vm_row(recorder: Recorder, vm: VirtualMachine, **measured: Any) -> None:
+    """Write a VM's row of the time series: its state now, and what was measured."""
+    segment = vm.vmm_segment
+    recorder.vm_row(
+        vm.name,
+        mode=vm.mode,
+        mode_wanted=vm.mode_wanted,
+        progress=vm.progress,
+        resident_bytes=vm.resident_pages << 12,
+        balloon_bytes=vm.ballooned_pages << 12,
+        balloon_target_bytes=vm.balloon_target_pages << 12,
+        reusable_bytes=(vm.ballooned_pages - min(vm.held_pages, vm.ballooned_pages)) << 12,
+        escaped_pages=len(vm.escapes.members) if vm.escapes is not None and segment is not None else 0,
+        segment_bytes=0 if segment is None else (segment.limit - segment.base) << 12,
+        **measured,
+    )
 
 
 class Meter:
@@ -168,7 +187,6 @@ class Meter:
     def write_row(self) -> None:
         """Write the VM's row of the time series: what holds from now on."""
         vm, sample, ideal = self.vm, self._last, self.workload.ideal_cycles
-        segment = vm.vmm_segment
         columns: dict[str, Any] = {}
         if sample is not None:
             overhead = vm.overhead = sample.walk_cycles / ideal
@@ -180,19 +198,7 @@ class Meter:
                 "refs_per_walk": sample.references_per_walk,
                 "as_if": {mode: cycles / ideal for mode, cycles in sample.as_if.items()},
             }
-        self.recorder.vm_row(
-            vm.name,
-            mode=vm.mode,
-            mode_wanted=vm.mode_wanted,
-            progress=vm.progress,
-            resident_bytes=vm.resident_pages << 12,
-            balloon_bytes=vm.ballooned_pages << 12,
-            balloon_target_bytes=vm.balloon_target_pages << 12,
-            reusable_bytes=(vm.ballooned_pages - min(vm.held_pages, vm.ballooned_pages)) << 12,
-            escaped_pages=len(vm.escapes.members) if vm.escapes is not None and segment is not None else 0,
-            segment_bytes=0 if segment is None else (segment.limit - segment.base) << 12,
-            **columns,
-        )
+        write_vm_row(self.recorder, vm, **columns)
 
     def _around(self, overhead: float, bias: float) -> tuple[float | None, float | None]:
         """Return an interval about one stratum's overhead: the run's relative half width, and the bias bound below."""

@@ -16,7 +16,7 @@ from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.views import HostView, VmView, host_view, vm_view
 from vmmsim.actors.vm import ABOVE_GAP, mode_name, wants
-from vmmsim.addresses import write_bytes, write_duration
+from vmmsim.addresses import format_bytes, format_duration, write_bytes
 from vmmsim.scenario import VmMode
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class ModeController:
         if first < 0:
             return Attempt(won=False, why=short or "the new range is in use already")
         return self._enter_guest(
-            region, first, f"self-ballooned {write_bytes((end - start) << 12)} in {write_duration(took)}"
+            region, first, f"self-ballooned {format_bytes((end - start) << 12)} in {format_duration(took)}"
         )
 
     def _gain_by_guest_compaction(self, region: Region) -> Generator[Event, object, Attempt]:
@@ -303,8 +303,8 @@ class ModeController:
         guest = self.vm.guest
         pages = guest_segment.pages_needed(region)
         return (
-            f"needs {write_bytes(pages << 12)} of contiguous guest memory; the largest free run is "
-            f"{write_bytes(guest.largest_free_run() << 12)} of {write_bytes(guest.free_pages << 12)} free"
+            f"needs {format_bytes(pages << 12)} of contiguous guest memory; the largest free run is "
+            f"{format_bytes(guest.largest_free_run() << 12)} of {format_bytes(guest.free_pages << 12)} free"
         )
 
     # The VMM segment

@@ -19,7 +19,7 @@ from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, runs_of
-from vmmsim.addresses import write_bytes, write_duration
+from vmmsim.addresses import format_duration, write_bytes
 from vmmsim.memory.batch import Batch
 from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.memory.placement import Placement
@@ -112,7 +112,7 @@ class SegmentBuilder:
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
             outcome="aborted" if why else "done", why=why, cost_ns=int(self.env.now - started), cause=row,
         )  # fmt: skip
-        took = write_duration(int(self.env.now - started))
+        took = format_duration(int(self.env.now - started))
         return Attempt(won=not why, why=why or self._said(took))
 
     def _said(self, took: str) -> str:

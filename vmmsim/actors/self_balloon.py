@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vmmsim.actors.vm import BLOCK_PAGES
-from vmmsim.addresses import write_bytes
+from vmmsim.addresses import format_bytes
 from vmmsim.memory.frames import Kind
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ class SelfBalloon:
         guest, wanted = self.guest_os.vm.guest, -(-pages // BLOCK_PAGES) * BLOCK_PAGES
         room = self.hotplug.room()
         if room < wanted:
-            return f"gPA has room for {write_bytes(room << 12)} more, not {write_bytes(wanted << 12)}"
+            return f"gPA has room for {format_bytes(room << 12)} more, not {format_bytes(wanted << 12)}"
         spare = guest.free_pages - guest.watermarks.high + guest.count(kind=Kind.CACHE)
         if spare < wanted:
-            return f"the guest can spare {write_bytes(max(spare, 0) << 12)}, not {write_bytes(wanted << 12)}"
+            return f"the guest can spare {format_bytes(max(spare, 0) << 12)}, not {format_bytes(wanted << 12)}"
         return ""
 
     def exchanging(self, pages: int) -> Generator[Event, object, Exchanged]:

@@ -8,25 +8,26 @@ import typer
 
 from vmmsim.cli import output
 
-DEMO_TRACE = "database"
-PROGRAM = "a program: SQLite joining two million rows, recorded"
+DEMO = "fragmented-guest"
 
 
 def demo(
-    trace: Annotated[str, typer.Argument(metavar="TRACE", help="A shipped trace by its name, or a file.")] = DEMO_TRACE,
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="A shipped scenario by its name, or a file.")
+    ] = DEMO,
 ) -> None:
-    """Explain one page walk, then replay a real program's recorded accesses in every mode."""
-    from vmmsim.cli.replay import replayed, tell
-    from vmmsim.report.walk_text import drawing
-    from vmmsim.scenarios_folder import trace_path
-    from vmmsim.studies.explain import explain
-    from vmmsim.workloads.trace import open_trace
+    """Live a scenario's life and tell its story: who got its mode, what that took, and what the wait cost."""
+    from vmmsim.cli.run_progress import RunProgress
+    from vmmsim.report.story import tell
+    from vmmsim.scenario_file import load_scenario
 
-    open_trace(trace_path(trace))  # a wrong name is said before anything else is
-    program = PROGRAM if trace == DEMO_TRACE else "a recorded program"
+    loaded = load_scenario(scenario)  # a wrong name is said before anything else is
     output.say_if_compiling()
-    output.text("1. What a TLB miss costs: one page walk, reference by reference\n")
-    output.text(drawing(explain()) + "\n")
-    output.text(f"2. What that does to {program}, in every mode\n")
-    tell(replayed(trace, {}))
-    output.text("\nNext: vmmsim explain --mode vmm-direct    vmmsim replay compiler --plot modes.png    vmmsim --help")
+    from vmmsim.runs import simulate
+
+    with RunProgress(quiet=False) as progress:
+        result = simulate(loaded, progress=progress)
+    tell(result, output.console())
+    output.text(
+        f"\nNext: vmmsim run {scenario} --seed 2    vmmsim scenarios    vmmsim explain    vmmsim --help"
+    )
