@@ -136,8 +136,8 @@ def test_a_fleet_of_aged_servers_beside_the_published_one() -> None:
     """dynamics.md, targets 18 and 20, on servers of 1 GiB with the profile as it is.
 
     Published: 23 % of servers have no free 2 MiB, 60 % no 32 MiB, over 90 % no 1 GiB; about 34 % of 2 MiB blocks hold
-    one of about 7.6 % unmovable pages. Ours: see docs; the first and last are missed by more than the tolerance of 10
-    points on small servers, so that they are bounded here, not matched.
+    one of about 7.6 % unmovable pages. The mechanism, with numbers that were not fitted, misses some of that
+    (docs/memory.md says by how much, and why): so it is bounded here, not matched.
     """
     fleet = [aged(seed) for seed in range(12)]
     without = {

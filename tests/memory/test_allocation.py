@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -257,3 +259,23 @@ def test_nonsense_is_refused_with_the_parameter_and_its_value() -> None:
     memory.release(token)
     with pytest.raises(ValueError, match="closed"):
         memory.release(token)
+
+
+def test_a_copy_lives_on_its_own() -> None:
+    memory = Memory(16 * PAGEBLOCK, name="first", holes=[(3000, 5000)], kernelcore=8 * PAGEBLOCK)
+    memory.take(1500, kind=Kind.USER, owner=1)
+    token = memory.isolate(memory.owned(1)[:10], "someone")
+    twins = [memory.copy(), copy.deepcopy(memory)]
+    before = memory.words.copy()
+    for twin in twins:
+        assert (twin.words == memory.words).all()
+        twin.check()
+        twin.release(token)
+        twin.give_back(twin.owned(1))
+        twin.take(700, kind=Kind.KERNEL)
+        twin.check()
+        assert not twin.tokens
+    memory.check()
+    assert (memory.words == before).all()
+    assert list(memory.tokens.values()) == [token]
+    assert (twins[0].words == twins[1].words).all()
