@@ -23,8 +23,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from vmmsim.jit import is_warm
 
         if not is_warm():
-            from vmmsim.memory.warm import warm as warm_memory
             from vmmsim.translation.warm import warm
 
             warm()
-            warm_memory()
