@@ -33,6 +33,7 @@ class ToyDriver:
         }
         self.held: dict[int, Token] = {}
         self.leases: list[Token] = []
+        self.leased_blocks: set[int] = set()
         self.met: Counter[str] = Counter()
 
     # what the dict says
@@ -41,7 +42,7 @@ class ToyDriver:
         return self.is_what[frame][0]
 
     def leased(self, frame: int) -> bool:
-        return any(token.range[0] <= frame < token.range[1] for token in self.leases if token.range)
+        return frame // PAGEBLOCK in self.leased_blocks
 
     def used(self) -> list[int]:
         return [frame for frame, (kind, _, _) in self.is_what.items() if kind in USED]
@@ -122,6 +123,7 @@ class ToyDriver:
             self.refused(lambda: self.memory.isolate_range(start, end, "toy"), Busy)
         else:
             self.leases.append(self.memory.isolate_range(start, end, "toy"))
+            self.leased_blocks |= set(range(first, last))
             self.met["lease"] += 1
 
     def take_leased(self, lease: Token, kind: Kind) -> None:
@@ -138,6 +140,8 @@ class ToyDriver:
     def end_lease(self, lease: Token) -> None:
         self.memory.release(lease)
         self.leases.remove(lease)
+        assert lease.range is not None
+        self.leased_blocks -= set(range(lease.range[0] // PAGEBLOCK, lease.range[1] // PAGEBLOCK))
         self.met["end lease"] += 1
 
     def commit(self, token: Token, kind: Any, owner: int) -> None:

@@ -15,6 +15,7 @@
     .kinds(frames) -> uint8[n] / .is_free(start, end) -> bool
     .fragmentation() / .largest_free_run() / .count(kind=None, owner=None) / .survey(owner) / .owned(owner)
     .drop_cache(count) -> pages
+    .copy() -> Memory
     .check()
 
 Frame numbers are int64. A refusal is ``Busy``, or a shorter result; a call that makes no sense is a ValueError, and
@@ -33,6 +34,7 @@ from vmmsim.memory.frames import IMMOVABLE, ISOLATED, KINDS, NOBODY, PAGEBLOCK, 
 from vmmsim.memory.measures import Measures, frame_list
 from vmmsim.memory.tokens import Busy, Token
 from vmmsim.memory.watermarks import most_boost, watermarks
+from vmmsim.memory.zone import is_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +69,22 @@ class Memory(Measures):
             start = hole_end
         self._add(start, pages)
         self._set_watermarks()
+
+    def copy(self) -> Memory:
+        """Return a memory in the same state, open tokens included, for an experiment that leaves this one alone."""
+        twin: Memory = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.zone, twin.blocks, twin.tokens = self.zone.copy(), self.blocks.copy(), dict(self.tokens)
+        twin.records = np.zeros_like(self.records)
+        twin.words = twin.records.view(np.int32)
+        written = is_written(self.blocks)
+        twin.records.reshape(-1, PAGEBLOCK)[written] = self.records.reshape(-1, PAGEBLOCK)[written]
+        twin.compaction = None
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Memory:
+        """A deep copy is a ``copy``: member by member, the two views of the records would part."""
+        return self.copy()
 
     # Taking and giving back
 

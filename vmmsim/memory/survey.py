@@ -10,7 +10,7 @@ import numpy as np
 from vmmsim.jit import bare, kernel
 from vmmsim.memory.buddy import is_movable, kind_of, mark_of, tag_of
 from vmmsim.memory.bulk import BAD, FREE, is_used
-from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PINNED
+from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PINNED
 from vmmsim.memory.ranges import is_free
 from vmmsim.memory.zone import ABSENT, BLOCK_WORDS, FREE_FRAMES, OWNER, WORDS
 
@@ -27,7 +27,7 @@ class Column(IntEnum):
     OTHERS = 1
     """Movable, of others."""
     OWN = 2
-    """Movable, the owner's."""
+    """Movable, the owner's; nothing is NOBODY's own."""
     IMMOVABLE = 3
     """Kernel memory, tables, holes, and what is pinned."""
     BAD = 4
@@ -57,7 +57,7 @@ def column_of(words: Words, blocks: Blocks, frame: int, owner: int) -> int:
         return _BAD
     if not is_movable(kind) or mark & PINNED:
         return _IMMOVABLE
-    return _OWN if words[WORDS * frame + OWNER] == owner else _OTHERS
+    return _OWN if owner != NOBODY and words[WORDS * frame + OWNER] == owner else _OTHERS
 
 
 @kernel

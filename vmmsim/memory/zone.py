@@ -108,6 +108,13 @@ def part_bounds(zone: Zone, part: int) -> tuple[int, int]:
     return (0, int(zone.kernelcore)) if part == 0 else (int(zone.kernelcore), int(zone.frames))
 
 
+def is_written(blocks: Blocks) -> NDArray[np.bool_]:
+    """Tell for each pageblock whether its records were ever written."""
+    tags = blocks[TAG::BLOCK_WORDS]
+    never: NDArray[np.bool_] = (tags & FRESH != 0) | (tags & (ABSENT | WRITTEN) == ABSENT)
+    return ~never
+
+
 def allocate(pages: int, kernelcore: int | None) -> tuple[Zone, NDArray[Any], Blocks]:
     """Return ``(zone, records, blocks)`` of a memory of ``pages`` frames, all of them holes.
 

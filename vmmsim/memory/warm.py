@@ -1,0 +1,35 @@
+"""Compile every kernel of the memory, so that the next process finds them all in the disk cache."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+
+from vmmsim.memory.ageing import HOUR_NS, age, profile
+from vmmsim.memory.compaction import Mode, compact, evacuate, finish
+from vmmsim.memory.frames import PAGEBLOCK, Kind
+from vmmsim.memory.ledger import Memory
+
+
+def warm() -> None:
+    """Run each kernel once on a toy."""
+    memory = Memory(4 * PAGEBLOCK, name="warm", holes=[(3 * PAGEBLOCK, 4 * PAGEBLOCK)], kernelcore=PAGEBLOCK)
+    frames = memory.take(2 * PAGEBLOCK, kind=Kind.USER, owner=1)
+    memory.give_back(frames[::2])
+    memory.assign(frames[1:10:2], kind=Kind.CACHE)
+    memory.drop_cache(1)
+    finish(memory, compact(memory, pages=32, mode=Mode.ALL))
+    lease = memory.isolate_range(0, PAGEBLOCK, "warm")
+    finish(memory, evacuate(memory, 0, PAGEBLOCK, pages=32)[0])
+    memory.take_range(0, PAGEBLOCK, kind=Kind.USER, token=lease)
+    memory.release(lease)
+    memory.add(3 * PAGEBLOCK, 4 * PAGEBLOCK)
+    memory.remove(3 * PAGEBLOCK, 4 * PAGEBLOCK)
+    memory.retire(memory.owned(1)[:1])
+    memory.release(memory.isolate(memory.owned(1)[:1], "warm"))
+    memory.is_free(0, 1)
+    memory.survey()
+    memory.find_free_run(1)
+    aged = Memory(4 * PAGEBLOCK, name="warm")
+    lived = attrs.evolve(profile("host"), file_pages=32, process_pages=32)
+    age(aged, HOUR_NS // 100, np.random.default_rng(0), lived)
