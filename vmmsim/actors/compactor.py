@@ -44,6 +44,7 @@ class Compactor:
         self.moved_pages = 0
         """Pages copied since time 0."""
         self._builders: dict[int, SegmentBuilder] = {}
+        self._refused: dict[tuple[int, int, int], tuple[tuple[int, ...], Attempt]] = {}
         self._in_flight: Moves | None = None
         vmm.disrupt = self.disrupt
 
@@ -56,18 +57,35 @@ class Compactor:
 
     def building(self, vm: VirtualMachine, base: int, limit: int) -> Generator[Event, object, Attempt]:
         """Build the VMM segment of ``vm`` over gfns [base, limit), if there is a window for it."""
+        seen, refused = self._refused.get((vm.number, base, limit), (None, Attempt(won=False)))
+        if seen == self._signature():
+            return refused
         builder = SegmentBuilder(
             self.env, self.vmm, self.recorder, vm, bandwidth=self.bandwidth, may_evict=self.settings is not None
         )
         choice = builder.choose(base, limit, self._leased())
         if isinstance(choice, Infeasible):
             gone = choice.what == "size" or {kind for kind, _ in choice.kinds} == {"bad"}
-            return Attempt(won=False, why=str(choice), hopeless=gone)
+            return self._refuse((vm.number, base, limit), Attempt(won=False, why=str(choice), hopeless=gone))
+        if others := builder.may_not_evict(choice):
+            return self._refuse((vm.number, base, limit), Attempt(won=False, why=others))
         self._builders[vm.number] = builder
         attempt = yield from builder.building(choice)
         del self._builders[vm.number]
         self.moved_pages += builder.copied_pages
         return attempt
+
+    def _refuse(self, what: tuple[int, int, int], attempt: Attempt) -> Attempt:
+        """Remember a refusal: as long as the host is what it was, looking at every window again finds no other."""
+        self._refused[what] = (self._signature(), attempt)
+        return attempt
+
+    def _signature(self) -> tuple[int, ...]:
+        """Return what the host looks like from afar: VMs, free memory in GiB, frames moved in 64 MiB, bad frames."""
+        host = self.vmm.host
+        return (
+            *sorted(self.vmm.vms), host.free_pages >> 18, self.moved_pages >> 14, host.count(kind=Kind.BAD),
+        )  # fmt: skip
 
     def _leased(self) -> list[tuple[int, int]]:
         leases = [vm.lease for vm in self.vmm.vms.values() if vm.lease is not None]

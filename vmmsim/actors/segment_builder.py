@@ -85,6 +85,12 @@ class SegmentBuilder:
             leased=leased,
         )
 
+    def may_not_evict(self, choice: Choice) -> str:
+        """Return why the window may not be cleared; "" if it may, or need not be."""
+        self._span = (choice.base, choice.limit)
+        others = 0 if self.may_evict else self._others(choice.start, choice.end)
+        return f"host compaction is off, and {others} pages of others are in the best window" if others else ""
+
     def building(self, choice: Choice) -> Generator[Event, object, Attempt]:
         """Build the segment at the window chosen; the attempt says what it took, or why it was given up."""
         vm, started = self.vm, self.env.now

@@ -28,6 +28,4 @@ def demo(
     with RunProgress(quiet=False) as progress:
         result = simulate(loaded, progress=progress)
     tell(result, output.console())
-    output.text(
-        f"\nNext: vmmsim run {scenario} --seed 2    vmmsim scenarios    vmmsim explain    vmmsim --help"
-    )
+    output.text(f"\nNext: vmmsim run {scenario} --seed 2    vmmsim scenarios    vmmsim explain    vmmsim --help")
