@@ -23,8 +23,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from vmmsim.jit import is_warm
 
         if not is_warm():
-            from vmmsim.translation.warm import warm as warm_translation
-            from vmmsim.workloads.warm import warm as warm_workloads
+            from vmmsim.studies.warming import warm
 
-            warm_translation()
-            warm_workloads()
+            warm()

@@ -94,11 +94,6 @@ class SegmentBuilder:
     def building(self, choice: Choice) -> Generator[Event, object, Attempt]:
         """Build the segment at the window chosen; the attempt says what it took, or why it was given up."""
         vm, started = self.vm, self.env.now
-        self._span = (choice.base, choice.limit)
-        if not self.may_evict and (others := self._others(choice.start, choice.end)):
-            return Attempt(
-                won=False, why=f"host compaction is off, and {others} pages of others are in the best window"
-            )
         start, end = choice.start & -PAGEBLOCK, -(-choice.end // PAGEBLOCK) * PAGEBLOCK
         token = self.host.isolate_range(start, min(end, self.host.pages), f"lease of {vm.name}")
         vm.lease = Lease(
