@@ -31,6 +31,7 @@ from vmmsim.errors import Refused
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.scenario.values import is_user_code
+from vmmsim.scenario.vm import LOW_BYTES
 from vmmsim.translation.escape_filter import random_filter
 from vmmsim.workloads.programs import build
 
@@ -215,9 +216,11 @@ def _guest_memory(name: str, description: VM) -> Memory:
     """Make guest memory: what the VM boots with, and holes where blocks may be added, as many again."""
     pages = description.memory_bytes >> 12
     ranges = memory_ranges(pages, description.machine_type)
-    top = max(ranges[-1][1], ABOVE_GAP if ranges[-1][1] + BLOCK_PAGES > ABOVE_GAP * 3 // 4 else 0)
     room = -(-pages // BLOCK_PAGES) * BLOCK_PAGES + BLOCK_PAGES
-    capacity = -(-max(top, ranges[-1][1]) // BLOCK_PAGES) * BLOCK_PAGES + room
+    top, gap = ranges[-1][1], LOW_BYTES[description.machine_type][1] >> 12
+    if top < ABOVE_GAP and top + room > gap:
+        top = ABOVE_GAP  # what is added goes above the gap where it does not fit below
+    capacity = -(-top // BLOCK_PAGES) * BLOCK_PAGES + room
     holes, at = [], 0
     for start, end in ranges:
         if start > at:

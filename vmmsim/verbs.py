@@ -296,7 +296,9 @@ class Verbs:
         start, end = yield from guest.hotplug.adding(pages)
         self.sim.recorder.decide(
             "hotplug", "hot_add", vm=guest.vm.name, asked=write_bytes(size_bytes), got=write_bytes((end - start) << 12),
-            outcome="done", cost_ns=int(self.sim.env.now - started),
+            outcome="done" if end - start == pages else "partial" if end > start else "failed",
+            why="" if end - start == pages else "the guest has no memory left to describe more with",
+            cost_ns=int(self.sim.env.now - started),
         )  # fmt: skip
         guest.controller.wake()
         return start, end

@@ -13,6 +13,7 @@ import numpy as np
 from vmmsim import rates
 from vmmsim.actors.blocking import said
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.guest_os import GuestOutOfMemory
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
 from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import Kind
@@ -40,35 +41,60 @@ class Hotplug:
         self.guest_os = guest_os
         self.vm: VirtualMachine = guest_os.vm
         self.recorder = recorder
+        self._promised = 0
+        """One past the last gfn that was promised a place."""
         self._plug_ns = int(rates.number("hotplug.plug_block_ns"))
         self._unplug_ns = int(rates.number("hotplug.unplug_block_ns"))
+        self._unplug_resident_ns = int(rates.number("hotplug.unplug_resident_block_ns"))
 
     def room(self) -> int:
-        """Return how many pages can still be added at the end of gPA."""
-        return (self.vm.guest.pages - self._next()) // BLOCK_PAGES * BLOCK_PAGES
+        """Return how many pages can still be added in one range at the end of gPA."""
+        top, last = self._top(), self.vm.guest.pages // BLOCK_PAGES * BLOCK_PAGES
+        if top >= ABOVE_GAP:
+            return max(last - top, 0)
+        gap = _gap_start(self.vm)
+        return max(min(gap, last) - top, last - ABOVE_GAP, 0) // BLOCK_PAGES * BLOCK_PAGES
 
-    def _next(self) -> int:
-        """Return the gfn at which the next block is added: at the end of memory, never inside the I/O gap."""
-        top = self.vm.memory_top
-        if top < ABOVE_GAP and top + BLOCK_PAGES > _gap_start(self.vm):
-            return ABOVE_GAP
-        return -(-top // BLOCK_PAGES) * BLOCK_PAGES
+    def _top(self) -> int:
+        """Return where the next block may be added: after all memory, and all that was promised a place."""
+        return -(-max(self.vm.memory_top, self._promised) // BLOCK_PAGES) * BLOCK_PAGES
 
-    def adding(self, pages: int) -> Generator[Event, object, tuple[int, int]]:
-        """Add ``pages``, whole blocks, at the end of gPA and online them; return their gfns [start, end)."""
+    def place(self, pages: int) -> int:
+        """Promise ``pages``, at most ``room()``, a place in one range at the end of gPA; return its first gfn.
+
+        A range that would reach into the I/O gap begins above it.
+        """
+        top = self._top()
+        start = ABOVE_GAP if top < ABOVE_GAP and top + pages > _gap_start(self.vm) else top
+        assert start + pages <= self.vm.guest.pages, "there is no room for that"
+        self._promised = start + pages
+        return start
+
+    def withdraw(self, end: int) -> None:
+        """Give up what was promised a place last and is not used: up to ``end`` there is nothing to come."""
+        if self._promised == end:
+            self._promised = 0
+
+    def adding(self, pages: int, *, at: int | None = None) -> Generator[Event, object, tuple[int, int]]:
+        """Add ``pages``, whole blocks, at the end of gPA and online them; return their gfns [start, end).
+
+        at  where, if they were promised a ``place``
+
+        Fewer if the guest has no memory left for a block's map of frames.
+        """
         assert pages % BLOCK_PAGES == 0, "memory is added in blocks"
-        start = end = self._next()
-        for _ in range(pages // BLOCK_PAGES):
+        start = self.place(pages) if at is None else at
+        for first in range(start, start + pages, BLOCK_PAGES):
             yield Pause(self.env, self._plug_ns, Turn.BALLOON)
-            first = self._next()
-            assert first == end or end == start, "blocks are added one after another"
-            start = first if end == start else start
-            self.guest_os.take_memmap(first)
+            try:
+                self.guest_os.take_memmap(first)
+            except GuestOutOfMemory:
+                self.withdraw(start + pages)
+                return start, first
             self.vm.guest.add(first, first + BLOCK_PAGES)
             self.vm.note_memory(first, first + BLOCK_PAGES, True)
             self.vm.added_pages += BLOCK_PAGES
-            end = first + BLOCK_PAGES
-        return start, end
+        return start, start + pages
 
     def removing(self, start: int, end: int) -> Generator[Event, object, str]:
         """Offline gfns [start, end) and give their frames back; return "" or what is in the way (EBUSY)."""
@@ -83,9 +109,14 @@ class Hotplug:
         vm.note_memory(start, end, False)
         vm.added_pages -= end - start
         self.guest_os.return_memmap(start, end)
-        self.guest_os.vmm.unback(vm, np.arange(start, end, dtype=np.int64))
-        yield Pause(self.env, self._unplug_ns * ((end - start) // BLOCK_PAGES), Turn.BALLOON)
+        freed = self.guest_os.vmm.unback(vm, np.arange(start, end, dtype=np.int64))
+        yield Pause(self.env, self._unplugs_ns(end - start, freed), Turn.BALLOON)
         return ""
+
+    def _unplugs_ns(self, pages: int, resident: int) -> int:
+        """Return how long unplugging takes: the more, the more of the pages have frames that the host takes back."""
+        more = self._unplug_resident_ns - self._unplug_ns
+        return (self._unplug_ns * pages + more * resident) // BLOCK_PAGES
 
     def _empty(self, start: int, end: int) -> Generator[Event, object, str]:
         """Move all that is in a leased range elsewhere; return "" or what is in the way."""

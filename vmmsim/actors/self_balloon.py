@@ -65,7 +65,10 @@ class SelfBalloon:
         """Exchange ``pages``, rounded up to whole blocks, for one range at the end of gPA."""
         blocks = -(-pages // BLOCK_PAGES)
         short = self.obstacle(pages)
-        done = Exchanged()
+        if short:
+            return Exchanged(short=short)
+        start = self.hotplug.place(blocks * BLOCK_PAGES)
+        done = Exchanged(start=start, end=start)
         while len(done.leases) < blocks and not short and self.guest_os.vm.running:
             freed, short = self._find_free()
             done = attrs.evolve(done, reclaimed_pages=done.reclaimed_pages + freed)
@@ -76,15 +79,16 @@ class SelfBalloon:
                 self.balloon.take_back(given)
                 short = f"the balloon ran out of puff {BLOCK_PAGES - given} pages before a block was full"
                 break
-            done = yield from self._add(done)
+            first, end = yield from self.hotplug.adding(BLOCK_PAGES, at=done.end)
+            if first == end:
+                self.balloon.take_back(given)
+                short = "the guest has no memory left to describe another block with"
+                break
+            # Leased in the same step: nobody may use the block before all of them are there.
+            lease = self.guest_os.vm.guest.isolate_range(first, end, "self-ballooning")
+            done = attrs.evolve(done, end=end, leases=(*done.leases, lease))
+        self.hotplug.withdraw(start + blocks * BLOCK_PAGES)
         return attrs.evolve(done, short=short)
-
-    def _add(self, done: Exchanged) -> Generator[Event, object, Exchanged]:
-        """Add a block for what the balloon took, and lease it in the same step: neither may use it up again."""
-        first, last = yield from self.hotplug.adding(BLOCK_PAGES)
-        lease = self.guest_os.vm.guest.isolate_range(first, last, "self-ballooning")
-        start = done.start if done.leases else first
-        return attrs.evolve(done, start=start, end=last, leases=(*done.leases, lease))
 
     def hand_over(self, done: Exchanged) -> None:
         """Let the new range be used: by whoever asked for it in the same step, or by anybody."""
