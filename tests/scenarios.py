@@ -82,6 +82,7 @@ def vms() -> st.SearchStrategy[VM]:
         io_gap=st.sampled_from(["keep", "reclaim"]),
         machine_type=st.sampled_from(["pc-1.4", "pc", "q35"]),
         thp=st.sampled_from(["always", "never"]),
+        free_page_reporting=st.booleans(),
         escape_filter=escape,
         workload=st.none() | workloads(),
     )

@@ -20,6 +20,7 @@ from vmmsim.actors.guest_os import GuestOs
 from vmmsim.actors.hotplug import Hotplug
 from vmmsim.actors.measuring import Meter, write_vm_row
 from vmmsim.actors.mode_controller import ModeController
+from vmmsim.actors.reporting import Reporting
 from vmmsim.actors.sample import Lengths
 from vmmsim.actors.sampling import Sampler
 from vmmsim.actors.self_balloon import SelfBalloon
@@ -168,6 +169,9 @@ class Boot:
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
         write_vm_row(sim.recorder, vm)
+        if description.free_page_reporting:
+            guest.reporting = Reporting(sim.env, guest.os, sim.recorder)
+            sim.env.process(guest.reporting.reporting())
         sim.env.process(guest.controller.steering())
         if guest.vcpus is not None:
             sim.env.process(guest.vcpus.running())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.hotplug import Hotplug
     from vmmsim.actors.mode_controller import ModeController
+    from vmmsim.actors.reporting import Reporting
     from vmmsim.actors.self_balloon import SelfBalloon
     from vmmsim.actors.vcpu import Vcpus
     from vmmsim.actors.vm import VirtualMachine
@@ -35,6 +36,8 @@ class Guest:
     compactor: GuestCompactor
     controller: ModeController
     churn: GuestChurn
+    reporting: Reporting | None = None
+    """None where the guest does not report free pages."""
     vcpus: Vcpus | None = None
     """None while no workload runs."""
     ended: simpy.Event | None = None

@@ -30,14 +30,14 @@ import numpy as np
 
 from vmmsim.memory import bulk, ranges
 from vmmsim.memory.audit import audit
-from vmmsim.memory.frames import IMMOVABLE, ISOLATED, KINDS, NOBODY, PAGEBLOCK, PINNED, Kind
+from vmmsim.memory.frames import IMMOVABLE, ISOLATED, KINDS, NOBODY, ORDERS, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.memory.measures import Measures, frame_list
 from vmmsim.memory.tokens import Busy, Token
 from vmmsim.memory.watermarks import most_boost, watermarks
 from vmmsim.memory.zone import is_written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -63,6 +63,8 @@ class Memory(Measures):
         self._next_token = 0
         self.compaction: Compaction | None = None
         """The run of ``compaction.compact`` that is not over."""
+        self.freed: Callable[[], None] | None = None
+        """Called after a block of a pageblock or more became free; set by free page reporting."""
         start = 0
         for hole_start, hole_end in sorted(holes):
             self._add(start, hole_start)
@@ -140,7 +142,9 @@ class Memory(Measures):
         """Free blocks of 2**order frames, all in use. ValueError names a frame that is not; Busy, one that is held."""
         wanted = frame_list(frames)
         self._check_change(wanted, order=order)
+        before = self._large()
         bulk.give_many(self.zone, self.words, self.blocks, wanted, order)
+        self._tell(before)
 
     def assign(
         self, frames: ArrayLike, *, owner: int | None = None, pages: ArrayLike | None = None, kind: Kind | None = None
@@ -170,7 +174,10 @@ class Memory(Measures):
 
     def drop_cache(self, count: int) -> int:
         """Free up to ``count`` frames of page cache, scattered as those used least lately are; return how many."""
-        return int(bulk.drop_many(self.zone, self.words, self.blocks, count))
+        before = self._large()
+        dropped = int(bulk.drop_many(self.zone, self.words, self.blocks, count))
+        self._tell(before)
+        return dropped
 
     def retire(self, frames: ArrayLike) -> None:
         """Make frames, free or in use, BAD for good. Busy if one is held or free in a leased range."""
@@ -223,7 +230,9 @@ class Memory(Measures):
         if kind == Kind.FREE:
             used = self.records["kind"][token.frames] != Kind.FREE
             bulk.release_many(self.zone, self.words, self.blocks, token.frames)
+            before = self._large()
             bulk.give_many(self.zone, self.words, self.blocks, token.frames[used], 0)
+            self._tell(before)
         else:
             self._rewrite(token.frames, owner, pages, kind)
 
@@ -256,8 +265,10 @@ class Memory(Measures):
         self._check_lease(start, end, None)
         if not ranges.all_are(self.words, self.blocks, start, end, True):
             raise ValueError(f"[{start}, {end}) is not all holes")
+        before = self._large()
         self._add(start, end)
         self._set_watermarks()
+        self._tell(before)
 
     def remove(self, start: int, end: int, *, token: Token | None = None) -> None:
         """Make [start, end), all of it free or retired, holes; ``token``, its lease if it has one, stays open."""
@@ -273,6 +284,17 @@ class Memory(Measures):
         audit(self)
 
     # Helpers
+
+    def _large(self) -> int:
+        """Return the free pages in blocks of a pageblock or more; -1 if nobody wants to know."""
+        if self.freed is None:
+            return -1
+        counts = self.zone.blocks[:, PAGEBLOCK_ORDER:, :3].sum(axis=(0, 2))
+        return int((counts << np.arange(PAGEBLOCK_ORDER, ORDERS)).sum())
+
+    def _tell(self, before: int) -> None:
+        if self.freed is not None and self._large() > before:
+            self.freed()
 
     def _add(self, start: int, end: int) -> None:
         if end > start:

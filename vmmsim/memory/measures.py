@@ -10,7 +10,7 @@ from vmmsim.memory import ranges, survey
 from vmmsim.memory.fragmentation import Fragmentation
 from vmmsim.memory.frames import NOBODY, PAGEBLOCK, Frames, Kind
 from vmmsim.memory.watermarks import Watermarks
-from vmmsim.memory.zone import ABSENT, BLOCK_WORDS, TAG, allocate
+from vmmsim.memory.zone import ABSENT, BLOCK_WORDS, FREE_FRAMES, LEASED, TAG, allocate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -83,6 +83,11 @@ class Measures:
     def owned(self, owner: int) -> NDArray[np.int64]:
         """Return the frames in use that belong to ``owner``, in order."""
         return survey.owned(self.words, self.blocks, owner)
+
+    def free_pageblocks(self) -> NDArray[np.bool_]:
+        """Return bool[pageblocks]: which are free from end to end, and neither leased nor held by anybody."""
+        blocks = self.blocks.reshape(-1, BLOCK_WORDS)[: self.pages // PAGEBLOCK]
+        return np.asarray((blocks[:, FREE_FRAMES] == PAGEBLOCK) & (blocks[:, TAG] & (ABSENT | LEASED) == 0))
 
     def survey(self, owner: int = NOBODY) -> NDArray[np.int16]:
         """Return int16[pageblocks, len(Column)]: what the frames of each pageblock are, seen by ``owner``."""
