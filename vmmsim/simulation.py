@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from vmmsim.actors.guest import Guest
     from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.config import Machine
     from vmmsim.scenario import Scenario
 
 MAX_EVENTS: Final = 10**9
@@ -52,14 +53,15 @@ _PROGRESS_EVERY: Final = 64
 class Simulation:
     """One host, its VMs, and the clock. ``env`` is SimPy's own."""
 
-    def __init__(self, scenario: Scenario, *, check: bool = False) -> None:
+    def __init__(self, scenario: Scenario, *, machine: Machine | None = None, check: bool = False) -> None:
+        """machine: in place of the scenario's; check: recount everything after every event."""
         self.scenario = scenario
         self.checked = check
         self.env = simpy.Environment(initial_time=0)
         self.as_if = _as_if(scenario)
         """Modes that samples are priced in too: those asked for, and those that VMs want, for the cost of waiting."""
         self.recorder = Recorder(lambda: int(self.env.now), as_if=self.as_if)
-        self.machine = machine_of(scenario)
+        self.machine = machine or machine_of(scenario)
         self.host = self._host_memory()
         self.engine = Engine(self.machine, cores=0)
         self.prices = Calibrations(self.engine)

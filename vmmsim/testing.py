@@ -1,4 +1,4 @@
-"""What users test their own code with: a check for each contract of ``vmmsim.protocols``."""
+"""What users test their own code with: toy machines and lives, all checks of a life, and a check for each contract."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from vmmsim.workloads.adapted import Adapted
 from vmmsim.workloads.touching import first_of_each
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from vmmsim.config import Machine
     from vmmsim.protocols import UserWorkload, Workload
+    from vmmsim.scenario import Scenario
+    from vmmsim.simulation import Simulation
 
 _FAR: Final = 10**12
 """A position that lives reach: whoever counts up to it, access by access, is found out."""
@@ -23,6 +28,81 @@ _SPANS: Final = 24
 _SIGMAS: Final = 6
 _SLACK: Final = 0.02
 """Share by which the numbers of pages touched may differ beside chance: 1 - exp(-p n) is not quite 1 - (1 - p)**n."""
+
+
+TOY_MACHINE: Final[dict[str, Any]] = {
+    "name": "toy",
+    "frequency": "1GHz",
+    "l1_data_tlb": [{"entries": 2, "ways": 2, "pages": ["4K", "2M", "1G"]}],
+    "l1_instruction_tlb": [{"entries": 2, "ways": 2, "pages": ["4K", "2M", "1G"]}],
+    "l2_tlb": [{"entries": 4, "ways": 2, "pages": ["4K", "2M"]}],
+    "nested_tlb": [{"entries": 2, "ways": 2, "pages": ["4K", "2M", "1G"]}],
+    "walk_cache": {"l2": {"entries": 2, "ways": 2}},
+    "nested_walk_cache": {"l2": {"entries": 2, "ways": 2}},
+    "caches": {
+        "l1_data": {"size": "128B", "ways": 2, "cycles": 4},
+        "l1_instruction": {"size": "128B", "ways": 2, "cycles": 4},
+        "l2": {"size": "256B", "ways": 2, "cycles": 12},
+        "memory_cycles": 100,
+    },
+}
+"""A machine so small that a few pages meet every case: evictions, and hits of each cache."""
+
+
+def toy_machine() -> Machine:
+    """Return the toy machine as a description."""
+    from vmmsim import strict
+    from vmmsim.config import Machine
+
+    return strict.structure(Machine, TOY_MACHINE, "the toy machine")
+
+
+def toy_scenario(
+    *,
+    host: Mapping[str, Any] | None = None,
+    vm: Mapping[str, Mapping[str, Any]] | None = None,
+    event: tuple[Mapping[str, Any], ...] = (),
+    **tables: Mapping[str, Any],
+) -> Scenario:
+    """Return a life that is over in a second: 64 MiB of host, a VM ``db`` of 16 MiB running gups, 2 s of its time.
+
+    Each table has the keys that a scenario file's has; what is given replaces what is there, key by key.
+    """
+    from pathlib import Path
+
+    from vmmsim.scenario_file import checked
+
+    alone: dict[str, Mapping[str, Any]] = {"db": {}}
+    vms = {name: {**TOY_VM, **described} for name, described in (alone if vm is None else vm).items()}
+    return checked(
+        {
+            "run": {"until": "2s", **tables.get("run", {})},
+            "host": {"memory": "64MiB", "kernelcore": "16MiB", **(host or {})},
+            "vm": vms,
+            "event": list(event),
+            "measure": {"every": "500ms", "window": 1000, **tables.get("measure", {})},
+        },
+        name="toy",
+        folder=Path.cwd(),
+    )
+
+
+TOY_VM: Final = {"memory": "16MiB", "workload": {"name": "gups", "footprint": "1MiB"}}
+"""A VM of a toy life."""
+
+
+def toy_life(scenario: Scenario, *, checked: bool = True) -> Simulation:
+    """Return the simulation of ``scenario`` on the toy machine, not begun; ``checked``: recounts after every event."""
+    from vmmsim.simulation import Simulation
+
+    return Simulation(scenario, machine=toy_machine(), check=checked)
+
+
+def check(sim: Simulation) -> None:
+    """Recount everything of a simulation, as ``--check`` does after every event; AssertionError says what is wrong."""
+    from vmmsim.actors.invariants import check_all
+
+    check_all(sim.vmm, sim.engine, sim.guests.values())
 
 
 def check_workload(workload: UserWorkload | Workload) -> None:

@@ -123,7 +123,7 @@ class Reporting:
         again = np.flatnonzero(free & self._reported[: free.size] & backed)
         wanted = np.union1d(wanted, again[~self._covered(again)])
         # Two buddies that are both free are one block of the largest order.
-        pairs, at = np.unique(wanted >> 1, return_index=True)
+        pairs = np.unique(wanted >> 1)
         both = 2 * pairs + 1 < free.size
         both[both] = free[2 * pairs[both]] & free[2 * pairs[both] + 1]
         return [
