@@ -104,9 +104,9 @@ class Vmm:
                 vm.nested.map(done, frames, flags=FLAGS)
                 vm.note_backing(done, 1)
                 vm.stall_ns["nested fault"] += int(frames.size) * self._fault_4k
-            absent = absent[frames.size :]
-            if absent.size:
+            else:
                 self._make_room(int(absent.size), vm.number)
+            absent = absent[frames.size :]
 
     def _back_slots(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> NDArray[np.int64]:
         """Back gfns under a lease by the very frames that the segment will give them, where those are free."""
@@ -328,6 +328,9 @@ class Vmm:
         for size, order in ((0, 0), (1, PAGEBLOCK_ORDER)):
             self.host.give_back(frames[sizes == size], order=order)
         vm.nested.free()
+        for table in (vm.kernel_table, vm.process.table if vm.process is not None else None):
+            if table is not None:
+                table.free()
         vm.resident_pages = vm.held_pages = 0
         vm.backed[:] = 0
         del self.vms[vm.number]
