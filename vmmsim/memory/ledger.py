@@ -35,6 +35,7 @@ from vmmsim.memory.measures import Measures, frame_list
 from vmmsim.memory.tokens import Busy, Token
 from vmmsim.memory.watermarks import most_boost, watermarks
 from vmmsim.memory.zone import is_written
+from vmmsim.rates import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -110,7 +111,7 @@ class Memory(Measures):
         held = self._pages(pages, count)
         out = np.empty(count, np.int64)
         taken = bulk.take_many(
-            self.zone, self.words, self.blocks, self._floors(floor), order, int(kind), owner, held, out
+            self.zone, self.words, self.blocks, self._floors(floor, kind), order, int(kind), owner, held, out
         )
         return out[:taken]
 
@@ -307,9 +308,17 @@ class Memory(Measures):
             self.zone.watermark[:, part] = marks.min, marks.low, marks.high
             self.zone.boost_most[part] = most_boost(marks.high, int(self.zone.present[part]))
 
-    def _floors(self, floor: int | None) -> NDArray[np.int64]:
+    def _floors(self, floor: int | None, kind: Kind) -> NDArray[np.int64]:
+        """Return int64[2]: pages that stay free in each part.
+
+        Unless the caller says how many, movable kinds leave some of the lower part to those that can live nowhere
+        else. L: setup_per_zone_lowmem_reserve.
+        """
         if floor is None:
-            return np.array(self.zone.watermark[0])
+            floors = np.array(self.zone.watermark[0])
+            if kind not in IMMOVABLE:
+                floors[0] += int(self.zone.present[1]) // int(number("buddy.lowmem_reserve_ratio"))
+            return floors
         return floor * self.zone.present // max(self.present_pages, 1)
 
     def _pages(self, pages: ArrayLike | None, count: int) -> NDArray[np.int64]:
