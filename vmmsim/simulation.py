@@ -28,6 +28,7 @@ from vmmsim.memory.ageing import age, profile
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.randomness import stream
+from vmmsim.scaling import scaled, scaled_machine
 from vmmsim.scenario.values import VmMode
 from vmmsim.scenario_file import machine_of
 from vmmsim.translation.engine import Engine
@@ -55,13 +56,15 @@ class Simulation:
 
     def __init__(self, scenario: Scenario, *, machine: Machine | None = None, check: bool = False) -> None:
         """machine: in place of the scenario's; check: recount everything after every event."""
+        scenario = scaled(scenario)
         self.scenario = scenario
+        """What is simulated: already scaled, if it is to be."""
         self.checked = check
         self.env = simpy.Environment(initial_time=0)
         self.as_if = _as_if(scenario)
         """Modes that samples are priced in too: those asked for, and those that VMs want, for the cost of waiting."""
         self.recorder = Recorder(lambda: int(self.env.now), as_if=self.as_if)
-        self.machine = machine or machine_of(scenario)
+        self.machine = scaled_machine(machine or machine_of(scenario), scenario.run.scale)
         self.host = self._host_memory()
         self.engine = Engine(self.machine, cores=0)
         self.prices = Calibrations(self.engine)

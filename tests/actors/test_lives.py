@@ -27,7 +27,9 @@ def lived(**parts):
 
 def decisions(sim, verb, **wanted):
     rows = [sim.recorder.decision(row) for row in range(len(sim.recorder))]
-    return [row for row in rows if row.verb == verb and all(getattr(row, key) == value for key, value in wanted.items())]
+    return [
+        row for row in rows if row.verb == verb and all(getattr(row, key) == value for key, value in wanted.items())
+    ]
 
 
 # Modes
@@ -99,7 +101,11 @@ def test_without_compaction_pages_of_others_are_in_the_way_and_it_is_said():
     crowd = {"memory": "16MiB", "workload": {"name": "gups", "footprint": "12MiB"}}
     sim = lived(
         host={"memory": "64MiB", "kernelcore": "16MiB"},
-        vm={"a": crowd, "b": {**crowd, "boot": "1ms"}, "db": {"memory": "32MiB", "boot": "700ms", "mode": "vmm-direct"}},
+        vm={
+            "a": crowd,
+            "b": {**crowd, "boot": "1ms"},
+            "db": {"memory": "32MiB", "boot": "700ms", "mode": "vmm-direct"},
+        },
     )
     assert sim.guests["db"].vm.mode == "base"
     why = decisions(sim, "gain", vm="db")[0].why

@@ -55,6 +55,7 @@ def simulation(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vmmsim.runs", types.SimpleNamespace(simulate=made))
     files = types.SimpleNamespace(load_scenario=FakeScenario)
     monkeypatch.setitem(sys.modules, "vmmsim.scenario_file", files)
+    monkeypatch.setattr("vmmsim.cli.run._refuse_too_much", lambda *_: None)
     return made
 
 
@@ -301,3 +302,46 @@ def test_a_long_story_fits(simulation, capsys):
     simulation.result = fragmented_database()
     assert run(["run", "day"]) == 0
     assert len(capsys.readouterr().out.splitlines()) <= 60
+
+
+TOY = """
+[run]
+until = "2s"
+[host]
+memory = "64MiB"
+kernelcore = "16MiB"
+[vm.db]
+memory = "16MiB"
+workload = { name = "gups", footprint = "1MiB" }
+"""
+
+
+def test_a_run_that_is_too_long_or_too_large_is_refused_before_it_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("toy.toml").write_text(TOY)
+    assert run(["run", "toy.toml", "--max-events", "1"]) == 2
+    assert "--max-events is 1" in capsys.readouterr().err
+    monkeypatch.setattr("vmmsim.cli.room.free_bytes", lambda: 1 << 20)
+    assert run(["run", "toy.toml"]) == 2
+    assert "1 MiB are free here" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_toy_lives_is_told_saved_checked_and_compared_with_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("toy.toml").write_text(TOY)
+    assert run(["run", "toy.toml", "--check"]) == 0
+    *_, place = capsys.readouterr().out.split()
+    assert run(["check", place]) == 0
+    assert run(["run", "toy.toml", "--set", 'measure.as_if=["base", "dual-direct"]', "--out", "again"]) == 0
+    capsys.readouterr()
+    assert run(["compare", place, "again"]) == 0, "neither checks nor shadows change what happens"
+    assert run(["run", "toy.toml", "--seed", "2", "--out", "other"]) == 0
+    assert run(["compare", place, "other"]) == 1
+
+
+def test_a_scaled_run_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("toy.toml").write_text(TOY)
+    assert run(["run", "toy.toml", "--set", "run.scale=2"]) == 0
+    assert "scaled 1:2" in capsys.readouterr().out

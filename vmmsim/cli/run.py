@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from vmmsim.result import Result
+    from vmmsim.scenario import Scenario
 
 MAX_EVENTS: Final = 10**9
 INTERRUPTED: Final = 130
@@ -66,6 +67,8 @@ def run(
     from vmmsim.scenario_file import load_scenario
 
     loaded = load_scenario(scenario, changes or [])
+    if not force:
+        _refuse_too_much(loaded, max_events)
     stop = threading.Event()
     options = {"seed": seed, "until": until_ns, "check": check, "max_events": None if force else max_events}
     with _heeding(stop):
@@ -82,6 +85,16 @@ def run(
         raise typer.Exit(INTERRUPTED)
     if result.stalled:
         raise typer.Exit(1)
+
+
+def _refuse_too_much(scenario: Scenario, max_events: int) -> None:
+    """Refuse what would take longer than anybody waits, or more memory than there is; say what is to blame."""
+    from vmmsim.cli.room import free_bytes
+    from vmmsim.studies.plan import plan, refuse_too_much
+    from vmmsim.workloads.ahead import check_programs
+
+    check_programs(scenario)
+    refuse_too_much(plan(scenario), most_steps=max_events, free_bytes=free_bytes())
 
 
 def _duration(until: str | None) -> int | None:
