@@ -18,6 +18,7 @@ from vmmsim.actors.compactor import Compactor
 from vmmsim.actors.faults import Faults
 from vmmsim.actors.guest_failure import GuestFailure
 from vmmsim.actors.host_series import HostSeries
+from vmmsim.actors.host_survival import HostSurvival
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.vmm import Vmm
 from vmmsim.addresses import format_duration
@@ -69,6 +70,8 @@ class Simulation:
         self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
         self.vmm.kill = self.kill
         self.compactor = Compactor(self.env, self.vmm, self.recorder, host.compaction)
+        self.survival = HostSurvival(self.vmm, self.recorder, abort_build=self.compactor.abort_build)
+        self.vmm.survive = self.survival.free
         self.failure = GuestFailure(self.recorder, self.kill)
         self.faults = Faults(self.vmm, self.recorder, self.failure.memory_failure)
         self.faults.host_lost = self._host_lost

@@ -99,6 +99,14 @@ class Compactor:
             abandon(self.vmm.host, self._in_flight)
             self._in_flight = None
 
+    def abort_build(self) -> str:
+        """Give up one build that waits for something, and return its VM's name; "" if none does."""
+        for _, builder in sorted(self._builders.items()):
+            if builder.give_up("given up: the host is short of memory"):
+                builder.vm.segment_lost("memory")
+                return builder.vm.name
+        return ""
+
     # In the background
 
     def background(self) -> Generator[Event, object, None]:
