@@ -228,11 +228,11 @@ class Simulation:
 
     def boot(self, name: str, **description: Any) -> simpy.Process:
         """Boot a VM: ``sim.boot("db", memory="64GiB", mode="dual-direct")``; its value is a handle of the VM."""
-        return self.env.process(self.verbs.booting(name, description))
+        return self.verbs.start(self.verbs.booting(name, description))
 
     def shutdown(self, name: str) -> simpy.Process:
         """Shut a VM down; its memory goes back to the host."""
-        return self.env.process(self.verbs.shutting_down(name))
+        return self.verbs.start(self.verbs.shutting_down(name))
 
     def sleep(self, duration: str | int) -> simpy.Event:
         """Wait for a duration: "2h", or whole nanoseconds."""
@@ -244,11 +244,11 @@ class Simulation:
 
     def compact(self) -> simpy.Process:
         """Compact all of the host's memory once."""
-        return self.env.process(self.verbs.compacting_host())
+        return self.verbs.start(self.verbs.compacting_host())
 
     def fault(self, **arguments: Any) -> simpy.Process:
         """Let DRAM fail: the arguments of a scenario's ``do = "fault"``."""
-        return self.env.process(self.verbs.faulting(arguments))
+        return self.verbs.start(self.verbs.faulting(arguments))
 
 
 def _as_if(scenario: Scenario) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tests.actors.living import boot, simulation, timed
 from tests.actors.test_host_survival import fill, under_segments
-from tests.actors.living import timed
 from vmmsim.memory.frames import Kind
 
 
@@ -22,8 +22,8 @@ def test_pages_given_up_under_a_segment_that_a_fault_ends_are_retired():
     assert (vm.nested.translate(held) < 0).all()
 
 
-def test_a_host_without_a_free_frame_still_finds_healthy_ones_for_struck_pages():
-    sim, (guest,) = under_segments()
+def test_a_struck_page_may_get_the_frame_that_leaving_the_segment_frees():
+    sim, (guest,) = under_segments(kernelcore="3GiB")
     vm = guest.vm
     timed(sim, guest.balloon.resizing(1000))
     used = np.flatnonzero(np.isin(vm.guest.frames["kind"], (Kind.KERNEL, Kind.BALLOON)))[:10]
@@ -36,3 +36,27 @@ def test_a_host_without_a_free_frame_still_finds_healthy_ones_for_struck_pages()
     moved = vm.nested.translate(kernel)
     assert (moved >= 0).all()
     assert not np.isin(moved, struck).any()
+
+
+def test_a_vm_for_whose_page_there_is_no_healthy_frame_is_ended_and_the_run_goes_on():
+    sim = simulation(host={"memory": "3GiB", "kernelcore": "3GiB"}, check=True)
+    guest = boot(sim, memory="256MiB")
+    struck = guest.vm.nested.translate(np.arange(4))
+    fill(sim)
+    sim.faults.strike(struck, what="row", correctable=True)
+    assert not sim.guests
+    assert (sim.host.kinds(struck) == Kind.BAD).all()
+
+
+def test_a_guest_kernel_that_asks_for_memory_of_a_host_that_has_none_takes_its_vm_down_and_not_the_run():
+    sim = simulation(host={"memory": "3GiB", "kernelcore": "3GiB"}, check=True)
+    churn = {"name": "web", "footprint": "64MiB", "load": [["0s", 0.0]]}
+    guest = boot(sim, memory="512MiB", workload=churn)
+    timed(sim, _sleep(sim, 1))
+    fill(sim)
+    timed(sim, _sleep(sim, 600))
+    assert not guest.vm.running
+
+
+def _sleep(sim, seconds: int):
+    yield sim.sleep(seconds * 10**9)

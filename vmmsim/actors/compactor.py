@@ -70,9 +70,11 @@ class Compactor:
         if others := builder.may_not_evict(choice):
             return self._refuse((vm.number, base, limit), Attempt(won=False, why=others))
         self._builders[vm.number] = builder
-        attempt = yield from builder.building(choice)
-        del self._builders[vm.number]
-        self.moved_pages += builder.copied_pages
+        try:
+            attempt = yield from builder.building(choice)
+        finally:
+            del self._builders[vm.number]
+            self.moved_pages += builder.copied_pages
         return attempt
 
     def _refuse(self, what: tuple[int, int, int], attempt: Attempt) -> Attempt:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.vmm import VmLost
 from vmmsim.memory.frames import ISOLATED, Kind
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class Faults:
         for owner in np.unique(owners[kinds == Kind.USER]).tolist():
             vm = self.vmm.vms.get(owner)
             if vm is not None:
-                self._strike_vm(vm, frames[(kinds == Kind.USER) & (owners == owner)], correctable, row)
+                try:
+                    self._strike_vm(vm, frames[(kinds == Kind.USER) & (owners == owner)], correctable, row)
+                except VmLost:  # there was no healthy frame for it
+                    self._retire_free(frames)
         for frame in frames[(kinds == Kind.TABLE) | (kinds == Kind.KERNEL) | (kinds == Kind.SLAB)].tolist():
             self._strike_kernel(frame, correctable, row)
         return row

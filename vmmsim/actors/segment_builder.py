@@ -18,7 +18,7 @@ from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.vm import Lease
-from vmmsim.actors.vmm import FLAGS, runs_of
+from vmmsim.actors.vmm import FLAGS, VmLost, runs_of
 from vmmsim.addresses import format_duration, write_bytes
 from vmmsim.memory.batch import Batch
 from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
@@ -106,7 +106,11 @@ class SegmentBuilder:
             "compactor", "build", vm=vm.name, asked=write_bytes((choice.limit - choice.base) << 12), outcome="begun",
             why=f"{choice.copies} pages to move, {choice.absent} to zero, {choice.escaped.size} to escape",
         )  # fmt: skip
-        why = yield from self._fill(choice)
+        why = GONE
+        try:
+            why = yield from self._fill(choice)
+        except VmLost:
+            assert not vm.running, "somebody else was ended, and this build cannot go on"
         lease, vm.lease = vm.lease, None
         self._return_spares()
         if lease is not None:

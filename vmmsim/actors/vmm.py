@@ -7,7 +7,7 @@ leaving costs a rendezvous and a flush, and no copying.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
 from vmmsim.translation.registers import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from numpy.typing import NDArray
+    from simpy import Event
 
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
@@ -38,6 +39,14 @@ _NONE: Final = np.empty(0, np.int64)
 
 class VmLost(Exception):
     """Raised where a VM that is being served is killed: whoever runs it stops."""
+
+
+def while_it_lives(doing: Generator[Event, object, Any]) -> Generator[Event, object, None]:
+    """Do what an actor of a VM does, and stop quietly if the VM is ended in the middle of it."""
+    try:
+        yield from doing
+    except VmLost:
+        return
 
 
 class Vmm:
