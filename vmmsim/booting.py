@@ -26,7 +26,7 @@ from vmmsim.actors.sampling import Sampler
 from vmmsim.actors.self_balloon import SelfBalloon
 from vmmsim.actors.vcpu import NEVER, Vcpus
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES, VirtualMachine, memory_ranges
-from vmmsim.actors.vmm import VmLost
+from vmmsim.actors.vmm import VmLost, while_it_lives
 from vmmsim.addresses import write_bytes
 from vmmsim.errors import Refused
 from vmmsim.memory.frames import Kind
@@ -171,13 +171,13 @@ class Boot:
         write_vm_row(sim.recorder, vm)
         if description.free_page_reporting:
             guest.reporting = Reporting(sim.env, guest.os, sim.recorder)
-            sim.env.process(guest.reporting.reporting())
-        sim.env.process(guest.controller.steering())
+            sim.env.process(while_it_lives(guest.reporting.reporting()))
+        sim.env.process(while_it_lives(guest.controller.steering()))
         if guest.vcpus is not None:
             sim.env.process(guest.vcpus.running())
             if not sim.lifetime:
-                sim.env.process(guest.churn.churning())
-                sim.env.process(guest.churn.collapsing())
+                sim.env.process(while_it_lives(guest.churn.churning()))
+                sim.env.process(while_it_lives(guest.churn.collapsing()))
 
     def _meter(self, guest: Guest, workload: Workload) -> Meter:
         sim, described = self.sim, guest.vm.description.workload

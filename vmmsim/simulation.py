@@ -18,6 +18,7 @@ from vmmsim.actors.compactor import Compactor
 from vmmsim.actors.faults import Faults
 from vmmsim.actors.guest_failure import GuestFailure
 from vmmsim.actors.host_series import HostSeries
+from vmmsim.actors.host_survival import HostSurvival
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.vmm import Vmm
 from vmmsim.addresses import format_duration
@@ -72,6 +73,8 @@ class Simulation:
         self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
         self.vmm.kill = self.kill
         self.compactor = Compactor(self.env, self.vmm, self.recorder, host.compaction)
+        self.survival = HostSurvival(self.vmm, self.recorder, abort_build=self.compactor.abort_build)
+        self.vmm.survive = self.survival.free
         self.failure = GuestFailure(self.recorder, self.kill)
         self.faults = Faults(self.vmm, self.recorder, self.failure.memory_failure)
         self.faults.host_lost = self._host_lost
@@ -228,11 +231,11 @@ class Simulation:
 
     def boot(self, name: str, **description: Any) -> simpy.Process:
         """Boot a VM: ``sim.boot("db", memory="64GiB", mode="dual-direct")``; its value is a handle of the VM."""
-        return self.env.process(self.verbs.booting(name, description))
+        return self.verbs.start(self.verbs.booting(name, description))
 
     def shutdown(self, name: str) -> simpy.Process:
         """Shut a VM down; its memory goes back to the host."""
-        return self.env.process(self.verbs.shutting_down(name))
+        return self.verbs.start(self.verbs.shutting_down(name))
 
     def sleep(self, duration: str | int) -> simpy.Event:
         """Wait for a duration: "2h", or whole nanoseconds."""
@@ -244,11 +247,11 @@ class Simulation:
 
     def compact(self) -> simpy.Process:
         """Compact all of the host's memory once."""
-        return self.env.process(self.verbs.compacting_host())
+        return self.verbs.start(self.verbs.compacting_host())
 
     def fault(self, **arguments: Any) -> simpy.Process:
         """Let DRAM fail: the arguments of a scenario's ``do = "fault"``."""
-        return self.env.process(self.verbs.faulting(arguments))
+        return self.verbs.start(self.verbs.faulting(arguments))
 
 
 def _as_if(scenario: Scenario) -> tuple[str, ...]:

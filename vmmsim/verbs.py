@@ -16,6 +16,7 @@ from vmmsim import strict
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
+from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
 from vmmsim.hints import unknown
@@ -62,6 +63,13 @@ def duration_of(duration: str | int) -> int:
     if type(duration) is int:
         return duration
     raise BadInput(f'{duration!r} is not a duration; write e.g. "2h", or whole nanoseconds')
+
+
+def _refused_if_lost(doing: Any) -> Any:
+    try:
+        return (yield from doing)
+    except VmLost as lost:
+        raise Refused("go on", why=str(lost)) from None
 
 
 class Handle:
@@ -170,8 +178,8 @@ class Verbs:
         return duration_of(duration)
 
     def start(self, doing: Any) -> simpy.Process:
-        """Return a verb as a started process."""
-        return self.sim.env.process(doing)
+        """Return a verb as a started process, which fails with ``Refused`` if the VM is ended in the middle of it."""
+        return self.sim.env.process(_refused_if_lost(doing))
 
     def guest(self, name: str) -> Guest:
         """Return the actors of a VM that runs; ``Refused`` if none is called so."""
@@ -204,6 +212,8 @@ class Verbs:
             self.sim.recorder.decide(
                 "scenario", verb, vm=vm, asked=no.asked, got=no.possible, outcome="refused", why=no.why
             )
+        except VmLost as lost:
+            self.sim.recorder.decide("scenario", verb, vm=vm, outcome="failed", why=str(lost))
 
     # Boot and shutdown
 

@@ -70,9 +70,11 @@ class Compactor:
         if others := builder.may_not_evict(choice):
             return self._refuse((vm.number, base, limit), Attempt(won=False, why=others))
         self._builders[vm.number] = builder
-        attempt = yield from builder.building(choice)
-        del self._builders[vm.number]
-        self.moved_pages += builder.copied_pages
+        try:
+            attempt = yield from builder.building(choice)
+        finally:
+            del self._builders[vm.number]
+            self.moved_pages += builder.copied_pages
         return attempt
 
     def _refuse(self, what: tuple[int, int, int], attempt: Attempt) -> Attempt:
@@ -98,6 +100,14 @@ class Compactor:
         if self._in_flight is not None:
             abandon(self.vmm.host, self._in_flight)
             self._in_flight = None
+
+    def abort_build(self) -> str:
+        """Give up one build that waits for something, and return its VM's name; "" if none does."""
+        for _, builder in sorted(self._builders.items()):
+            if builder.give_up("given up: the host is short of memory"):
+                builder.vm.segment_lost("memory")
+                return builder.vm.name
+        return ""
 
     # In the background
 

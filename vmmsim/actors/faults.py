@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.vmm import VmLost
 from vmmsim.memory.frames import ISOLATED, Kind
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class Faults:
         for owner in np.unique(owners[kinds == Kind.USER]).tolist():
             vm = self.vmm.vms.get(owner)
             if vm is not None:
-                self._strike_vm(vm, frames[(kinds == Kind.USER) & (owners == owner)], correctable, row)
+                try:
+                    self._strike_vm(vm, frames[(kinds == Kind.USER) & (owners == owner)], correctable, row)
+                except VmLost:  # there was no healthy frame for it
+                    self._retire_free(frames)
         for frame in frames[(kinds == Kind.TABLE) | (kinds == Kind.KERNEL) | (kinds == Kind.SLAB)].tolist():
             self._strike_kernel(frame, correctable, row)
         return row
@@ -69,7 +73,7 @@ class Faults:
             self._keep_or_leave(vm, gfns, cause)
         if not vm.running:
             return
-        self._replace(vm, gfns, cause)
+        self._replace(vm, gfns, frames)
         if not correctable:
             for gfn in gfns.tolist():
                 if vm.running:
@@ -106,20 +110,39 @@ class Faults:
         self.vmm.unpin(vm, gfns)
         self.vmm.reload_filter(vm)
 
-    def _replace(self, vm: VirtualMachine, gfns: NDArray[np.int64], cause: int) -> None:
-        """Give gfns healthy frames and retire the old ones; contents are copied (if they can be read)."""
+    def _replace(self, vm: VirtualMachine, gfns: NDArray[np.int64], bad: NDArray[np.int64]) -> None:
+        """Give gfns healthy frames and retire the old ones; contents are copied (if they can be read).
+
+        What the guest had given up, or never used, may have lost its frame with the segment: it is retired, no more.
+        """
         host = self.vmm.host
-        old = vm.nested.translate(gfns)
-        busy = host.frames["mark"][old] & ISOLATED != 0
-        if np.any(busy):
+        self._retire_free(bad)
+        gfns = gfns[vm.nested.translate(gfns) >= 0]
+        if np.any(host.frames["mark"][vm.nested.translate(gfns)] & ISOLATED):
             self.vmm.disrupt()
-        new = self.vmm.take_for(vm, gfns)
+        new = self._healthy(vm, gfns, bad)
         if not vm.running:
             return
+        self._retire_free(bad)
+        old = vm.nested.translate(gfns)
+        host.give_back(new[old < 0])
+        gfns, old, new = gfns[old >= 0], old[old >= 0], new[old >= 0]
         self.vmm.move(vm, gfns, new)
         host.retire(old)
         vm.stall_ns["page copies"] += int(gfns.size) * self._copy_ns
         vm.flushes += 1
+
+    def _retire_free(self, frames: NDArray[np.int64]) -> None:
+        host = self.vmm.host
+        host.retire(frames[host.kinds(frames) == Kind.FREE])
+
+    def _healthy(self, vm: VirtualMachine, gfns: NDArray[np.int64], bad: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return new frames for gfns, none of them bad: finding room may free a page whose frame is."""
+        new = self.vmm.take_for(vm, gfns)
+        while vm.running and np.any(again := np.isin(new, bad)):
+            self.vmm.host.retire(new[again])
+            new[again] = self.vmm.take_for(vm, gfns[again])
+        return new
 
     def _strike_kernel(self, frame: int, correctable: bool, cause: int) -> None:
         """A frame that cannot move: it is used on while ECC corrects it; else its user is lost."""

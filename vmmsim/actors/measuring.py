@@ -9,8 +9,10 @@ import numpy as np
 
 from vmmsim.actors.overheads import Overheads
 from vmmsim.actors.sample import Span
-from vmmsim.actors.vm import ABOVE_GAP
+from vmmsim.actors.vm import ABOVE_GAP, mode_name
+from vmmsim.config import MODES
 from vmmsim.decisions import THE_VM
+from vmmsim.translation.costs import Coverage
 from vmmsim.translation.state import Exit
 
 if TYPE_CHECKING:
@@ -117,11 +119,26 @@ class Meter:
         if self._last is None or self._stale or due:
             self._book()
             self._last = self._sample(x0, x1)
+            self._price_segment(self._last)
             self._sampled_ns = now_ns
             self._stale = False
             self.recorder.walks(self.vm.name, self.vm.mode, THE_VM, self._last.counters)
         self.write_row()
         return Cost(sample=self._last, cycles=(x1 - x0) * self.cycles_per_access, accesses=x1 - x0)
+
+    def _price_segment(self, sample: Sample) -> None:
+        """Book what the VMM segment saves each second at full load: the same misses without it, by the linear model."""
+        vm, now = self.vm, sample.coverage
+        vm.saved_cycles_per_s = 0.0
+        if vm.vmm_segment is None:
+            return
+        without = MODES[mode_name(guest=vm.guest_segment is not None, vmm=False)]
+        cover = Coverage(guest_only=now.both + now.guest_only, neither=now.vmm_only + now.neither)
+        cycles = sample.prices.walk_cycles(
+            without, cover, native_misses=sample.misses, virtual_misses=sample.misses
+        ) / max(sample.accesses, 1)
+        accesses_per_s = self._frequency * vm.description.vcpus / self.cycles_per_access
+        vm.saved_cycles_per_s = max(cycles - sample.walk_cycles, 0.0) * accesses_per_s
 
     def _sample(self, x0: int, x1: int) -> Sample:
         vm = self.vm

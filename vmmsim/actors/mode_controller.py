@@ -80,6 +80,8 @@ class ModePolicy(Protocol):
         """Return the mode that the VM should want now; asked about once a second, less often while nothing changes."""
 
 
+FORCED: Final = {"faults": Priority.CORRECTNESS, "memory": Priority.SURVIVAL}
+"""Reasons for which a segment is taken away and held off for a while."""
 RESCUES: Final = {"paper": "self-balloon", "guest-compaction": "compaction", "wait": "none"}
 """What each policy does about fragmented guest memory."""
 
@@ -130,9 +132,9 @@ class ModeController:
         self.wake()
 
     def _segment_lost(self, reason: str) -> None:
-        """Look again after the VMM segment was taken away, not before the hold time is over if a fault did it."""
-        if reason == "faults":
-            self.held = (Priority.CORRECTNESS, int(self.env.now) + int(rates.number("mode.hold_ns")))
+        """Look again after the VMM segment was taken away, not before the hold time is over if it had to be."""
+        if reason in FORCED:
+            self.held = (FORCED[reason], int(self.env.now) + int(rates.number("mode.hold_ns")))
         self.wake()
 
     def wake(self) -> None:

@@ -18,7 +18,7 @@ from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.vm import Lease
-from vmmsim.actors.vmm import FLAGS, runs_of
+from vmmsim.actors.vmm import FLAGS, VmLost, runs_of
 from vmmsim.addresses import format_duration, write_bytes
 from vmmsim.memory.batch import Batch
 from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
@@ -66,6 +66,9 @@ class SegmentBuilder:
         self._span = (0, 0)
         self.in_flight: Token | None = None
         """Frames whose copy is under way; None between turns, and once somebody else has taken them away."""
+        self.given_up = ""
+        """Why the build was ended from outside; "" while it was not."""
+        self._waits = False
         self._spares: list[int] = []
         self._batch = int(rates.number("vmm.moves_per_flush"))
 
@@ -103,12 +106,17 @@ class SegmentBuilder:
             "compactor", "build", vm=vm.name, asked=write_bytes((choice.limit - choice.base) << 12), outcome="begun",
             why=f"{choice.copies} pages to move, {choice.absent} to zero, {choice.escaped.size} to escape",
         )  # fmt: skip
-        why = yield from self._fill(choice)
+        why = GONE
+        try:
+            why = yield from self._fill(choice)
+        except VmLost:
+            assert not vm.running, "somebody else was ended, and this build cannot go on"
         lease, vm.lease = vm.lease, None
         self._return_spares()
-        if vm.running and not why:
-            why = self._commit(lease)
-        self.host.release(token)
+        if lease is not None:
+            if vm.running and not why:
+                why = self._commit(lease)
+            self.host.release(token)
         self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
             outcome="aborted" if why else "done", why=why, cost_ns=int(self.env.now - started), cause=row,
@@ -126,23 +134,44 @@ class SegmentBuilder:
 
         Where there is no room outside for all that is in the way, own pages move in first and leave their frames.
         """
-        while self.vm.running:
+        while self._goes_on:
             short = yield from self._evict(choice.start, choice.end)
-            if not self.vm.running:
-                break  # type: ignore[unreachable]  # it may have ended meanwhile
+            if not self._goes_on:
+                break
             placement = self._placement()
             if placement.is_complete:
                 return ""
             before = (placement.left, placement.absent, placement.foreign)
             why = yield from self._place(placement, split=not short)
-            if not why and not short and self.vm.running:
+            if not why and not short and self._goes_on:
                 yield from self._zero()
-            if why or not self.vm.running:
-                return why or GONE
+            if why or not self._goes_on:
+                return self.given_up or why or GONE
             now = self._placement()
             if (now.left, now.absent, now.foreign) == before:
                 return short or f"stuck with {now.left} pages out of place and {now.absent} absent"
-        return GONE
+        return self.given_up or GONE
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there is still a VM to build for, and nobody has ended the build."""
+        return self.vm.running and not self.given_up
+
+    def _pausing(self, ns: int) -> Generator[Event, object, None]:
+        self._waits = True
+        yield Pause(self.env, ns, Turn.COMPACTOR)
+        self._waits = False
+
+    def give_up(self, why: str) -> bool:
+        """End the build now and let go of its window; what was moved stays. False in the middle of a step."""
+        lease = self.vm.lease
+        if not self._waits or lease is None:
+            return False
+        self.abandon_turn()
+        self._return_spares()
+        self.given_up, self.vm.lease = why, None
+        self.host.release(lease.token)
+        return True
 
     def _placement(self) -> Placement:
         lease = self._lease
@@ -173,11 +202,13 @@ class SegmentBuilder:
             while (others := first + np.flatnonzero(self._are(first, last, Kind.USER, busy=True))).size:
                 free = others[self.host.frames["mark"][others] & ISOLATED == 0]
                 if not free.size:
-                    yield Pause(self.env, BUSY_NS, Turn.COMPACTOR)
-                    continue
-                why = yield from self._evict_some(free[:TURN_PAGES])
-                if why or not self.vm.running:
-                    return why
+                    yield from self._pausing(BUSY_NS)
+                else:
+                    why = yield from self._evict_some(free[:TURN_PAGES])
+                    if why:
+                        return why
+                if not self._goes_on:
+                    return ""
         return ""
 
     def _others(self, start: int, end: int) -> int:
@@ -220,13 +251,13 @@ class SegmentBuilder:
     def _copying(self, old: NDArray[np.int64]) -> Generator[Event, object, bool]:
         """Hold frames while they are copied; return whether they are still what they were."""
         self.in_flight = token = self.host.isolate(old, "compactor")
-        yield Pause(self.env, copy_ns(int(old.size), self.bandwidth), Turn.COMPACTOR)
+        yield from self._pausing(copy_ns(int(old.size), self.bandwidth))
         held = self.in_flight is token
         self.in_flight = None
         if held:
             self.host.release(token)
             self.copied_pages += int(old.size)
-        return held and self.vm.running
+        return held and self._goes_on
 
     def abandon_turn(self) -> None:
         """Let go of what is being copied: somebody must have it now. The turn is done again."""
@@ -246,7 +277,9 @@ class SegmentBuilder:
                 return "no free frame to break a cycle with" if placement.waits_for == "spare" else ""
             _, sources = first_sources(batch)
             if np.any(self.host.frames["mark"][sources] & ISOLATED):
-                yield Pause(self.env, BUSY_NS, Turn.COMPACTOR)
+                yield from self._pausing(BUSY_NS)
+                if not self._goes_on:
+                    return ""
                 continue
             if not self._as_planned(batch) or not (yield from self._copying(sources)):
                 return ""
@@ -307,7 +340,7 @@ class SegmentBuilder:
             blocks = np.arange(block, min(block + step, last))
             blocks = blocks[(vm.backed[blocks] == 0) & self.vmm.thp]
             yield from self._zeroed(self.vmm.fill_blocks, blocks, PAGEBLOCK)
-            if not vm.running:
+            if not self._goes_on:
                 return
         for gfn in range(lease.base, lease.limit, TURN_PAGES):
             gfns = np.arange(gfn, min(gfn + TURN_PAGES, lease.limit))
@@ -315,7 +348,7 @@ class SegmentBuilder:
                 continue
             absent = gfns[vm.nested.translate(gfns) < 0]
             yield from self._zeroed(self.vmm.fill_slots, absent, 1)
-            if not vm.running:
+            if not self._goes_on:
                 return
 
     def _zeroed(
@@ -328,7 +361,9 @@ class SegmentBuilder:
         took, vm.stall_ns["nested fault"] = vm.stall_ns["nested fault"] - before, before
         self.zeroed_pages += pages
         if pages:
-            yield Pause(self.env, took, Turn.COMPACTOR)
+            gfns = ((what * each)[:, None] + np.arange(each)).ravel()
+            vm.note_zeroed(gfns[vm.nested.translate(gfns) >= 0])
+            yield from self._pausing(took)
 
     # Switching it on
 

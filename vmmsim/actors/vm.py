@@ -140,6 +140,10 @@ class VirtualMachine:
         """Frames of the VM that moved or went since then: at 0 the segment can be entered again at once."""
         self.whole_blocks = np.zeros(self.backed.size, np.bool_)
         """bool[blocks]: which 2 MiB blocks of gPA are memory throughout."""
+        self.zeroed: NDArray[np.bool_] | None = None
+        """bool[gfns]: what was backed for a VMM segment's sake and the guest has not used since; None: nothing."""
+        self.saved_cycles_per_s = 0.0
+        """Walk cycles that its VMM segment saves each second at full load, by the last sample; 0: none, or unknown."""
         self.lost = ""
         """Why the VM or its workload is gone before its time; "" while it is not."""
 
@@ -190,6 +194,19 @@ class VirtualMachine:
     def given_up(self, start: int, end: int) -> NDArray[np.int64]:
         """Return the gfns of [start, end) that the balloon holds."""
         return start + np.flatnonzero(self.guest.frames["kind"][start:end] == Kind.BALLOON)
+
+    def note_zeroed(self, gfns: NDArray[np.int64]) -> None:
+        """Book that ``gfns`` got zeroed frames that the guest did not ask for."""
+        if self.zeroed is None:
+            self.zeroed = np.zeros(self.guest.pages, np.bool_)
+        self.zeroed[gfns] = True
+
+    def untouched(self) -> NDArray[np.int64]:
+        """Return the gfns with frames that were zeroed and never used since, those given up left out."""
+        if self.zeroed is None:
+            return np.empty(0, np.int64)
+        gfns = np.flatnonzero(self.zeroed)
+        return gfns[(self.guest.frames["kind"][gfns] != Kind.BALLOON) & (self.nested.translate(gfns) >= 0)]
 
     def note_backing(self, gfns: NDArray[np.int64], change: int, *, size_pages: int = 1) -> None:
         """Book that leaves of ``size_pages`` at ``gfns`` were mapped (change 1) or unmapped (-1)."""

@@ -7,7 +7,7 @@ leaving costs a rendezvous and a flush, and no copying.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
 from vmmsim.translation.registers import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from numpy.typing import NDArray
+    from simpy import Event
 
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
@@ -31,11 +32,21 @@ if TYPE_CHECKING:
 
 FLAGS: Final = WRITABLE | EXECUTABLE | ACCESSED | DIRTY
 """A nested leaf is made at a fault that zeroes the page: it is accessed and dirty from birth."""
+SPLITS: Final = 256
+"""2 MiB leaves that are split in one go where pages of them are taken back."""
 _NONE: Final = np.empty(0, np.int64)
 
 
 class VmLost(Exception):
     """Raised where a VM that is being served is killed: whoever runs it stops."""
+
+
+def while_it_lives(doing: Generator[Event, object, Any]) -> Generator[Event, object, None]:
+    """Do what an actor of a VM does, and stop quietly if the VM is ended in the middle of it."""
+    try:
+        yield from doing
+    except VmLost:
+        return
 
 
 class Vmm:
@@ -52,7 +63,10 @@ class Vmm:
         self.disrupt: Callable[[], None] = lambda: None
         """Makes whoever is copying frames let go of them; set by the compactor."""
         self.free_wanted: Callable[[int], int] = self._drop_cache
-        """Finds free host frames: given how many are short, returns how many it freed."""
+        """Drops page cache: given how many frames are short, returns how many it freed."""
+        self.survive: Callable[[int], int] = self._drop_cache
+        """Finds free host frames before a VM is ended for want of them; set by whoever builds the host."""
+        self._reclaiming = False
         self._fault_4k = int(rates.number("vmm.fault_4k_ns"))
         self._fault_2m = int(rates.number("vmm.fault_2m_ns"))
         self._batch = int(rates.number("balloon.pages_per_request"))
@@ -61,10 +75,11 @@ class Vmm:
 
     def table_frames(self, owner: int, count: int) -> NDArray[np.int64]:
         """Return int64[count]: host frames for nested tables of VM ``owner``."""
-        frames = self.host.take(count, kind=Kind.TABLE, owner=owner)
+        floor = 0 if self._reclaiming else None  # as in Linux, who frees memory may use what is kept for emergencies
+        frames = self.host.take(count, kind=Kind.TABLE, owner=owner, floor=floor)
         while frames.size < count:
             self._make_room(count - int(frames.size), owner)
-            more = self.host.take(count - int(frames.size), kind=Kind.TABLE, owner=owner)
+            more = self.host.take(count - int(frames.size), kind=Kind.TABLE, owner=owner, floor=floor)
             frames = np.concatenate([frames, more])
         return frames
 
@@ -73,6 +88,8 @@ class Vmm:
 
         ``VmLost`` if the host is out of memory and this VM is the one that is killed.
         """
+        if vm.zeroed is not None:
+            vm.zeroed[gfns] = False
         absent = gfns[vm.nested.translate(gfns) < 0]
         if not absent.size:
             return
@@ -117,7 +134,8 @@ class Vmm:
             blocks = np.unique(inside >> PAGEBLOCK_ORDER)
             self.fill_blocks(vm, blocks[(vm.backed[blocks] == 0) & vm.whole_blocks[blocks]])
             inside = inside[vm.nested.translate(inside) < 0]
-        self.fill_slots(vm, inside)
+        if vm.lease is not None:  # it may have been given up meanwhile, for want of memory
+            self.fill_slots(vm, inside)
         return absent[vm.nested.translate(absent) < 0]
 
     def fill_blocks(self, vm: VirtualMachine, blocks: NDArray[np.int64]) -> int:
@@ -190,22 +208,28 @@ class Vmm:
         large = gfns[sizes == 1] >> PAGEBLOCK_ORDER
         blocks, counts = np.unique(large, return_counts=True)
         whole = blocks[counts == PAGEBLOCK] << PAGEBLOCK_ORDER
-        partial = blocks[counts < PAGEBLOCK] << PAGEBLOCK_ORDER
-        if partial.size:
-            vm.nested.split_many(partial)
-            vm.remapped_pages += int(partial.size) * PAGEBLOCK
+        partial = blocks[counts < PAGEBLOCK]
         if whole.size:
             frames = vm.nested.unmap_many(whole, size=1)
             self.host.give_back(frames, order=PAGEBLOCK_ORDER)
             vm.note_backing(whole, -1, size_pages=PAGEBLOCK)
-        small = gfns[~np.isin(gfns >> PAGEBLOCK_ORDER, whole >> PAGEBLOCK_ORDER)]
-        if small.size:
-            self.host.give_back(vm.nested.unmap_many(small))
-            vm.note_backing(small, -1)
+        small = gfns[~np.isin(gfns >> PAGEBLOCK_ORDER, np.append(whole >> PAGEBLOCK_ORDER, partial))]
+        self._unback_small(vm, small)
+        # A split takes a frame for a table; each is paid back before many more are taken.
+        for first in range(0, partial.size, SPLITS):
+            some = partial[first : first + SPLITS]
+            vm.nested.split_many(some << PAGEBLOCK_ORDER)
+            vm.remapped_pages += int(some.size) * PAGEBLOCK
+            self._unback_small(vm, gfns[np.isin(gfns >> PAGEBLOCK_ORDER, some)])
         if gfns.size:
             vm.remembered_moves += int(gfns.size)
             self.flush(vm)
         return int(gfns.size)
+
+    def _unback_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        if gfns.size:
+            self.host.give_back(vm.nested.unmap_many(gfns))
+            vm.note_backing(gfns, -1)
 
     def is_busy(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> bool:
         """Tell whether a frame behind ``gfns`` is held by a change in progress: whoever wants it waits."""
@@ -219,8 +243,12 @@ class Vmm:
 
     def _make_room(self, pages: int, owner: int) -> None:
         """Free host frames, or end a VM: the one with the most frames, as the host's OOM killer chooses."""
-        if self.free_wanted(pages) > 0:
-            return
+        if not self._reclaiming:
+            self._reclaiming = True
+            freed = self.survive(pages)
+            self._reclaiming = False
+            if freed:
+                return
         victim = max(self.vms.values(), key=lambda vm: (vm.resident_pages, -vm.number), default=None)
         if victim is None:
             raise VmLost("the host has no free memory left, and no VM to end")
