@@ -137,7 +137,7 @@ class SegmentBuilder:
         while self._goes_on:
             short = yield from self._evict(choice.start, choice.end)
             if not self._goes_on:
-                break
+                break  # type: ignore[unreachable]  # it may have ended meanwhile
             placement = self._placement()
             if placement.is_complete:
                 return ""

@@ -206,7 +206,8 @@ class VirtualMachine:
         if self.zeroed is None:
             return np.empty(0, np.int64)
         gfns = np.flatnonzero(self.zeroed)
-        return gfns[(self.guest.frames["kind"][gfns] != Kind.BALLOON) & (self.nested.translate(gfns) >= 0)]
+        kept = (self.guest.frames["kind"][gfns] != Kind.BALLOON) & (self.nested.translate(gfns) >= 0)
+        return np.asarray(gfns[kept])
 
     def note_backing(self, gfns: NDArray[np.int64], change: int, *, size_pages: int = 1) -> None:
         """Book that leaves of ``size_pages`` at ``gfns`` were mapped (change 1) or unmapped (-1)."""
