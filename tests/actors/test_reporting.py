@@ -1,4 +1,4 @@
-"""Free page reporting: what is reported, when, and what the host gets back. Expected values: Linux mm/page_reporting.c."""
+"""Free page reporting: what is reported, when, and what the host gets back. Source: Linux mm/page_reporting.c."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def use(sim, guest, pages: int) -> np.ndarray:
 
 
 def test_the_driver_reports_all_free_memory_2_s_after_it_starts(reporter):
-    sim, guest = reporter
+    _sim, guest = reporter
     first = guest.reporting.sweeps[0]
     assert first.began_ns >= 2 * S
     large = guest.vm.guest.free_pageblocks().sum() * HUGE

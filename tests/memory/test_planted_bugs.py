@@ -67,7 +67,7 @@ BUGS = (
     Bug("cutting loses what lies before", "buddy", "    link_range(zone, words, blocks, head, frame)\n", ""),
     Bug("a fresh block is linked twice", "buddy", "    zone.fresh[part] -= 1\n", ""),
     Bug("allocation ignores the watermark", "ledger",
-        "            return np.array(self.zone.watermark[0])\n", "            return np.zeros(2, np.int64)\n"),
+        "            floors = np.array(self.zone.watermark[0])\n", "            floors = np.zeros(2, np.int64)\n"),
     Bug("the rest of a block is not given back", "bulk",
         "        link_range(zone, words, blocks, end, frame + (1 << have))\n        for i", "        for i"),
     Bug("kernel memory enters the movable part", "bulk",
