@@ -105,7 +105,7 @@ class Vmm:
                 vm.note_backing(done, 1)
                 vm.stall_ns["nested fault"] += int(frames.size) * self._fault_4k
             absent = absent[frames.size :]
-            if absent.size:
+            if absent.size and not frames.size:  # tables for what was mapped may have cost a VM: there may be room now
                 self._make_room(int(absent.size), vm.number)
 
     def _back_slots(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -328,6 +328,7 @@ class Vmm:
         for size, order in ((0, 0), (1, PAGEBLOCK_ORDER)):
             self.host.give_back(frames[sizes == size], order=order)
         vm.nested.free()
+        self.host.give_back(self.host.owned(vm.number))  # taken, and not mapped yet: it ends while it is being served
         vm.resident_pages = vm.held_pages = 0
         vm.backed[:] = 0
         del self.vms[vm.number]
