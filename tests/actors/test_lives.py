@@ -1,11 +1,11 @@
-"""Short lives of toy hosts, recounted after every event, and what must be true of each by the paper or by accounting."""
+"""Short lives of toy hosts, recounted after every event; what must be true is by the paper or by accounting."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.actors.toys import MIB, S, checked, doing, lived, toy_vm, until, until_event, whys
 
+from tests.actors.toys import MIB, S, checked, doing, lived, toy_vm, until, until_event, whys
 from vmmsim.actors.guest import Guest
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.errors import Refused
@@ -37,7 +37,7 @@ def strike(sim: Simulation, gfns: list[int], **told: object) -> None:
 class TestModes:
     @pytest.mark.parametrize("mode", ["base", "guest-direct", "vmm-direct", "dual-direct"])
     def test_on_a_fresh_host_each_mode_is_reached(self, mode: str) -> None:
-        sim, guest = lived({"db": toy_vm(mode=mode)})
+        _, guest = lived({"db": toy_vm(mode=mode)})
         assert guest.vm.mode == mode
         assert (guest.vm.guest_segment is not None) == (mode in ("guest-direct", "dual-direct"))
         assert (guest.vm.vmm_segment is not None) == (mode in ("vmm-direct", "dual-direct"))
@@ -221,7 +221,7 @@ class TestBootAndShutdown:
 
     def test_a_vm_that_was_shut_down_boots_again(self) -> None:
         events = (ShutdownEvent(at_ns=S, vm="db"), BootEvent(at_ns=2 * S, vm="db"))
-        sim, guest = lived({"db": toy_vm(mode="dual-direct")}, event=events, at_ns=3 * S)
+        _, guest = lived({"db": toy_vm(mode="dual-direct")}, event=events, at_ns=3 * S)
         assert guest.vm.number == 2
         assert guest.vm.mode == "dual-direct"
 
@@ -237,6 +237,14 @@ class TestBootAndShutdown:
         sim = until(checked(vms, host_bytes=64 * MIB, host={"kernelcore_bytes": 64 * MIB}), 5 * S)
         assert len(sim.guests) == 1
         assert whys(sim, "vmm", "oom_kill")[0].startswith("done: the host is out of memory")
+
+    @pytest.mark.parametrize("thp", ["never", "always"])
+    def test_a_vm_that_is_ended_for_its_own_fault_gives_back_what_was_taken_for_it(self, thp: str) -> None:
+        vms = {"one": toy_vm(46 * MIB, footprint_bytes=44 * MIB), "two": toy_vm(12 * MIB, footprint_bytes=2 * MIB)}
+        sim = until(checked(vms, host_bytes=64 * MIB, host={"kernelcore_bytes": 64 * MIB, "thp": thp}), 5 * S)
+        assert len(whys(sim, "vmm", "oom_kill")) == 1
+        assert list(sim.guests) == ["two"]
+        assert frames_of_vms(sim) == sim.guests["two"].vm.resident_pages
 
     def test_a_script_can_catch_what_is_refused(self) -> None:
         heard: list[str] = []
