@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim.actors.vm import frames_of
-from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.translation.page_table import PRESENT
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def expanded(table: PageTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def check_host(vmm: Vmm) -> None:
     """Every frame of guest memory is one VM's, by ledger and by nested table alike; so is every nested table's."""
     book = vmm.host.frames
+    for kind in (Kind.USER, Kind.TABLE):
+        owners = np.unique(book["owner"][book["kind"] == kind])
+        gone = owners[~np.isin(owners, [*vmm.vms, NOBODY])]
+        assert not gone.size, f"{kind.name.lower()} frames belong to VM {gone[:1]}, which does not run"
     for number, vm in vmm.vms.items():
         gfns, hfns = expanded(vm.nested)
         assert np.unique(hfns).size == hfns.size, f"{vm.name}: two gfns share a frame"

@@ -121,9 +121,9 @@ class Vmm:
                 vm.nested.map(done, frames, flags=FLAGS)
                 vm.note_backing(done, 1)
                 vm.stall_ns["nested fault"] += int(frames.size) * self._fault_4k
-            else:
-                self._make_room(int(absent.size), vm.number)
             absent = absent[frames.size :]
+            if absent.size and not frames.size:  # tables for what was mapped may have cost a VM: there may be room now
+                self._make_room(int(absent.size), vm.number)
 
     def _back_slots(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> NDArray[np.int64]:
         """Back gfns under a lease by the very frames that the segment will give them, where those are free."""
@@ -359,6 +359,7 @@ class Vmm:
         for table in (vm.kernel_table, vm.process.table if vm.process is not None else None):
             if table is not None:
                 table.free()
+        self.host.give_back(self.host.owned(vm.number))  # taken, and not mapped yet: it ends while it is being served
         vm.resident_pages = vm.held_pages = 0
         vm.backed[:] = 0
         del self.vms[vm.number]

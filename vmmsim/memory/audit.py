@@ -50,6 +50,8 @@ class Book:
     def __init__(self, memory: Memory) -> None:
         self.memory, self.zone = memory, memory.zone
         records = memory.words.reshape(-1, 3).view(np.uint8).reshape(-1, 12)
+        self.heads, self.tails = np.asarray(self.zone.head), np.asarray(self.zone.tail)
+        self.listed = np.asarray(self.zone.blocks)
         self.kind, self.order = records[:, 8].copy(), records[:, 9].copy()
         self.mark = records[:, 10].copy()
         words = memory.blocks.reshape(-1, BLOCK_WORDS)
@@ -70,8 +72,16 @@ class Book:
             start, end = part_bounds(self.zone, part)
             for order in range(ORDERS):
                 for kind in range(TYPES):
+                    if self.is_empty(part, order, kind):
+                        continue
                     self.walk_list(part, order, kind, (start, end), block_of)
         return block_of
+
+    def is_empty(self, part: int, order: int, kind: int) -> bool:
+        """Tell whether a list says of itself that it is empty, in every way it can; fresh blocks are counted too."""
+        list_ = part, order, kind
+        counted = self.listed[list_] or (order == MAX_ORDER and kind == MigrateType.MOVABLE)
+        return not counted and self.heads[list_] == self.tails[list_] == NIL
 
     def walk_list(self, part: int, order: int, kind: int, bounds: tuple[int, int], block_of: NDArray[np.int64]) -> None:
         """Follow one list."""
