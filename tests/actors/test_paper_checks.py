@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.actors.living import GIB, MIB, PLAIN, S, boot, live, simulation, timed
-from vmmsim.actors.invariants import check_all
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.invariants import check_all
 from vmmsim.memory.frames import Kind
 
 BLOCK = 128 * MIB
