@@ -25,6 +25,13 @@ frequency = "2.2GHz"
 l1_data_tlb = [{ entries = 64, ways = 4, pages = ["4K"] }]
 l1_instruction_tlb = [{ entries = 64, ways = 4, pages = ["4K"] }]
 l2_tlb = [{ entries = 512, ways = 4, pages = ["4K"] }]
+
+[caches]
+l1_data = { size = "32KiB", ways = 8, cycles = 4 }
+l1_instruction = { size = "32KiB", ways = 8, cycles = 4 }
+l2 = { size = "256KiB", ways = 8, cycles = 12 }
+l3 = { size = "2560KiB", ways = 20, cycles = 30 }
+memory_cycles = 200
 """
 """A machine on which every miss walks from the root: no walk caches, no nested TLB."""
 HOST = {"memory": "4GiB", "kernelcore": "1GiB"}

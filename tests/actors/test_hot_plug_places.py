@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.actors.living import GIB, MIB, boot, live, simulation
+from vmmsim.actors.clock import Pause, Turn
 from vmmsim.memory.frames import Kind
 
 BLOCK = 128 * MIB
@@ -47,3 +48,39 @@ def test_a_guest_whose_exchange_crosses_the_gap_gets_one_range_above_it():
     assert (done.start, done.end, done.short) == (4 * GIB, 5 * GIB, "")
     kinds = guest.vm.guest.kinds(np.arange(4 * GIB, 5 * GIB))
     assert (kinds == Kind.FREE).all()
+
+
+def wait(sim, seconds: int) -> None:
+    live(sim, lambda sim: (pause for pause in [Pause(sim.env, seconds * 10**9, Turn.MEASURE)]))
+
+
+def test_memory_that_was_taken_away_makes_room_for_as_much_again():
+    sim = simulation(host={"memory": "6GiB"})
+    guest = boot(sim, memory="2GiB")
+    for _ in range(3):
+        assert live(sim, lambda sim: guest.hotplug.adding(2 * GIB)) == (4 * GIB, 6 * GIB)
+        assert live(sim, lambda sim: guest.hotplug.removing(4 * GIB, 6 * GIB)) == ""
+
+
+def test_a_vmm_segment_covers_the_longest_range_of_memory_and_no_hole():
+    compaction = {"bandwidth": "1GiB/s", "proactiveness": 0}
+    sim = simulation(host={"memory": "3GiB", "compaction": compaction}, check=True)
+    guest = boot(sim, memory="1GiB")
+    # The last block holds the kernel's map of frames and stays: the two below it go.
+    assert live(sim, lambda sim: sim.verbs.hot_removing(guest, 256 << 20)) == 256 << 20
+    guest.controller.want("vmm-direct")
+    wait(sim, 5)
+    assert guest.vm.mode == "vmm-direct"
+    segment = guest.vm.vmm_segment
+    assert (segment.base, segment.limit) == (0, 5 * BLOCK)
+
+
+def test_memory_under_a_vmm_segment_is_unplugged_once_the_segment_is_left_which_then_covers_what_is_left():
+    sim = simulation(host={"memory": "3GiB"}, check=True)
+    guest = boot(sim, memory="1GiB", mode="vmm-direct")
+    wait(sim, 3)
+    assert guest.vm.vmm_segment.limit == GIB
+    live(sim, lambda sim: sim.verbs.hot_removing(guest, 128 << 20))
+    wait(sim, 3)
+    assert guest.vm.mode == "vmm-direct"
+    assert guest.vm.vmm_segment.limit == 6 * BLOCK

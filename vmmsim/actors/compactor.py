@@ -12,7 +12,7 @@ from vmmsim.actors.segment_builder import TURN_PAGES, SegmentBuilder
 from vmmsim.memory import compaction_policy as policy
 from vmmsim.memory.compaction import Compaction as Run
 from vmmsim.memory.compaction import Mode
-from vmmsim.memory.frames import Kind
+from vmmsim.memory.frames import PAGEBLOCK, Kind
 from vmmsim.memory.moves import abandon, finish
 from vmmsim.memory.window import Infeasible
 
@@ -125,7 +125,8 @@ class Compactor:
             row = self.recorder.decide(
                 "compactor", "compact", outcome="begun", why=f"score {score}, above {marks.high}"
             )
-            moved = yield from self._run(Run(host, mode=Mode.PROACTIVE, proactiveness=wanted))
+            run = Run(host, mode=Mode.PROACTIVE, proactiveness=wanted)
+            moved = yield from self._run(run, turn_pages=PAGEBLOCK)  # Linux asks for the score pageblock by pageblock
             after = host.fragmentation().score
             wait_ns = policy.next_check_ns(score, after)
             self.recorder.decide(
@@ -137,10 +138,10 @@ class Compactor:
         """Compact all of host memory once, as writing to compact_memory does; return pages moved."""
         return (yield from self._run(Run(self.vmm.host, mode=Mode.ALL)))
 
-    def _run(self, run: Run) -> Generator[Event, object, int]:
+    def _run(self, run: Run, *, turn_pages: int = TURN_PAGES) -> Generator[Event, object, int]:
         """Let the scanners run until they meet, or the score is at the low mark; return pages moved."""
         host, moved = self.vmm.host, 0
-        while len(moves := run.plan(TURN_PAGES)):
+        while len(moves := run.plan(turn_pages)):
             self._in_flight = moves
             yield Pause(self.env, copy_ns(len(moves), self.bandwidth), Turn.COMPACTOR)
             if self._in_flight is not moves:

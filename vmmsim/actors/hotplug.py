@@ -15,6 +15,7 @@ from vmmsim.actors.blocking import said
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.guest_os import GuestOutOfMemory
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
+from vmmsim.addresses import write_bytes
 from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.moves import finish
@@ -94,16 +95,21 @@ class Hotplug:
             self.vm.guest.add(first, first + BLOCK_PAGES)
             self.vm.note_memory(first, first + BLOCK_PAGES, True)
             self.vm.added_pages += BLOCK_PAGES
+        if at is None:
+            self.withdraw(start + pages)
         return start, start + pages
 
     def removing(self, start: int, end: int) -> Generator[Event, object, str]:
         """Offline gfns [start, end) and give their frames back; return "" or what is in the way (EBUSY)."""
         vm, guest = self.vm, self.vm.guest
         token = guest.isolate_range(start, end, "hotplug")
-        why = yield from self._empty(start, end)
+        why = (yield from self._empty(start, end)) or self._being_built(start, end)
         if why:
             guest.release(token)
             return why
+        segment = vm.vmm_segment
+        if segment is not None and segment.base < end and start < segment.limit:
+            self._leave_segment(end - start)
         guest.remove(start, end, token=token)
         guest.release(token)
         vm.note_memory(start, end, False)
@@ -112,6 +118,18 @@ class Hotplug:
         freed = self.guest_os.vmm.unback(vm, np.arange(start, end, dtype=np.int64))
         yield Pause(self.env, self._unplugs_ns(end - start, freed), Turn.BALLOON)
         return ""
+
+    def _being_built(self, start: int, end: int) -> str:
+        lease = self.vm.lease
+        overlap = lease is not None and lease.base < end and start < lease.limit
+        return "a VMM segment is being built over it" if overlap else ""
+
+    def _leave_segment(self, pages: int) -> None:
+        """Leave the VMM segment: memory under it is about to go, as its operator asked."""
+        vm, mode = self.vm, self.vm.mode
+        self.guest_os.vmm.leave_segment(vm, "unplug")
+        why = f"{write_bytes(pages << 12)} under the segment are unplugged"
+        self.recorder.decide("vmm", "mode", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why)
 
     def _unplugs_ns(self, pages: int, resident: int) -> int:
         """Return how long unplugging takes: the more, the more of the pages have frames that the host takes back."""

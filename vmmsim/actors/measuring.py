@@ -9,7 +9,7 @@ import numpy as np
 
 from vmmsim.actors.overheads import Overheads
 from vmmsim.actors.sample import Span
-from vmmsim.actors.vm import ABOVE_GAP, mode_name
+from vmmsim.actors.vm import mode_name
 from vmmsim.config import MODES
 from vmmsim.decisions import THE_VM
 from vmmsim.translation.costs import Coverage
@@ -145,7 +145,7 @@ class Meter:
         vcpu = self.sampler.strata % vm.description.vcpus
         process = vm.process
         assert process is not None
-        primary = process.primary
+        primary, whole = process.primary, vm.longest_memory()
         return self.sampler.sample(
             vm.registers(),
             lambda x, n: self.workload.stream(x, n, vcpu),
@@ -154,7 +154,7 @@ class Meter:
             handle=self._mend,
             workload=(self._key, x0 < self.workload.begins),
             primary=Span() if primary is None else Span(start=primary.start, end=primary.start + primary.pages),
-            vmm_range=Span(start=ABOVE_GAP if vm.memory_top > ABOVE_GAP else 0, end=vm.memory_top),
+            vmm_range=Span(start=whole[0], end=whole[1]),
         )
 
     def _mend(self, why: Exit, gvpn: int, gfn: int, is_write: bool) -> None:

@@ -15,7 +15,7 @@ from vmmsim.actors import guest_segment
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.views import HostView, VmView, host_view, vm_view
-from vmmsim.actors.vm import ABOVE_GAP, mode_name, wants
+from vmmsim.actors.vm import mode_name, wants
 from vmmsim.addresses import format_bytes, format_duration, write_bytes
 from vmmsim.scenario import VmMode
 
@@ -324,14 +324,13 @@ class ModeController:
         return attempt
 
     def _ranges(self, wanted_guest: bool) -> list[tuple[int, int]]:
-        """Return the gfn ranges that a VMM segment could cover, best first: all memory on one side of the I/O gap.
+        """Return the gfn ranges that a VMM segment could cover, best first: the longest on one side of the I/O gap.
 
         If the guest exchanged memory, its holes would be committed too; then what lies under the guest segment is
         enough for Dual Direct.
         """
         vm = self.vm
-        start = ABOVE_GAP if vm.memory_top > ABOVE_GAP else 0
-        whole = (start, vm.memory_top)
+        whole = vm.longest_memory()
         segment = vm.guest_segment
         if not wanted_guest or segment is None:
             return [whole]

@@ -20,7 +20,7 @@ from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, VmLost, runs_of
 from vmmsim.addresses import format_duration, write_bytes
-from vmmsim.memory.batch import Batch
+from vmmsim.memory.batch import Batch, first_sources
 from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.memory.placement import Placement
 from vmmsim.memory.window import Choice, Infeasible, choose
@@ -403,10 +403,3 @@ class SegmentBuilder:
     def _bad_in(self, gfn: int, lease: Lease) -> bool:
         kinds = self.host.frames["kind"][gfn + lease.offset : gfn + lease.offset + PAGEBLOCK]
         return bool(np.any(kinds != Kind.USER))
-
-
-def first_sources(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return each gfn that ``batch`` moves, and the frame that holds it before the first copy."""
-    gfns, at = np.unique(batch.gfn, return_index=True)
-    within = np.arange(batch.pages_each)
-    return (gfns[:, None] + within).ravel(), (batch.source[at][:, None] + within).ravel()

@@ -115,7 +115,7 @@ class VirtualMachine:
         self.boot_top = 0
         """One past the last gfn that was memory at boot."""
         self.memory_top = 0
-        """One past the last gfn that was ever memory: where the next block is added."""
+        """One past the last gfn that is memory: where the next block is added."""
         self.stall_ns: Counter[str] = Counter()
         """Time that vCPUs lose to faults and services and have not been charged yet, by cause."""
         self.flushes = 0
@@ -190,6 +190,24 @@ class VirtualMachine:
         self.whole_blocks[first:last] = present
         if present:
             self.memory_top = max(self.memory_top, end)
+        elif end == self.memory_top:
+            there = np.flatnonzero(self.whole_blocks)
+            self.memory_top = (int(there[-1]) + 1) << PAGEBLOCK_ORDER if there.size else 0
+
+    def longest_memory(self) -> tuple[int, int]:
+        """Return the longest range of gfns [base, limit) that is all memory, on the side of the I/O gap that has more.
+
+        That is above the gap if anything is there; holes are the gap, and blocks that were taken away.
+        """
+        start = ABOVE_GAP if self.memory_top > ABOVE_GAP else 0
+        blocks = self.whole_blocks[start >> PAGEBLOCK_ORDER : -(-self.memory_top // PAGEBLOCK)]
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], blocks, [0]])))
+        if not edges.size:
+            return start, start
+        firsts, ends = edges[::2], edges[1::2]
+        longest = int(np.argmax(ends - firsts))
+        base = start + (int(firsts[longest]) << PAGEBLOCK_ORDER)
+        return base, start + (int(ends[longest]) << PAGEBLOCK_ORDER)
 
     def given_up(self, start: int, end: int) -> NDArray[np.int64]:
         """Return the gfns of [start, end) that the balloon holds."""

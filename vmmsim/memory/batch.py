@@ -113,3 +113,10 @@ class Spares:
                 for hfns in (targets, sources)
             )
             spare.used += (came - went) * each
+
+
+def first_sources(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return each gfn that ``batch`` moves, and the frame that holds it before the first copy."""
+    gfns, at = np.unique(batch.gfn, return_index=True)
+    within = np.arange(batch.pages_each)
+    return (gfns[:, None] + within).ravel(), (batch.source[at][:, None] + within).ravel()
