@@ -196,9 +196,12 @@ class VirtualMachine:
         np.add.at(self.backed, gfns >> PAGEBLOCK_ORDER, np.int16(change * min(size_pages, PAGEBLOCK)))
         self.resident_pages += change * size_pages * int(gfns.size)
 
-    def given_up_between(self, start: int, end: int) -> int:
-        """Return how many gfns of [start, end) the balloon holds."""
-        return int(np.count_nonzero(self.guest.frames["kind"][start:end] == Kind.BALLOON))
+    def held_now(self) -> int:
+        """Return how many pages that the balloon holds are pinned by the live VMM segment."""
+        segment = self.vmm_segment
+        if segment is None:
+            return 0
+        return int(np.count_nonzero(self.under_vmm_segment(self.given_up(segment.base, segment.limit))))
 
     def used_pages(self) -> int:
         """Return the guest's pages in use: present, not free, not given up."""
