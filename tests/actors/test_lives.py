@@ -163,6 +163,15 @@ class TestFaults:
         strike(sim, [7000])
         assert guest.vm.mode == "base"
 
+    def test_a_page_that_was_given_up_and_goes_bad_is_held_no_longer(self) -> None:
+        sim, guest = lived({"db": toy_vm(mode="vmm-direct")})
+        vm = guest.vm
+        doing(sim, sim.vm("db").balloon.inflate("8MiB"))
+        strike(sim, [int(vm.given_up(0, vm.guest.pages)[0])])
+        assert vm.held_pages == vm.ballooned_pages - 1
+        doing(sim, sim.vm("db").balloon.deflate("8MiB"))
+        assert vm.held_pages == 0
+
     def test_an_uncorrectable_fault_in_the_workloads_page_ends_it(self) -> None:
         sim, guest = lived({"db": toy_vm(mode="vmm-direct"), "web": toy_vm()})
         strike(sim, [page_of_workload(guest)], correctable=False)
@@ -319,6 +328,16 @@ class TestMemoryThatComesAndGoes:
         said = whys(sim, "hotplug", "hot_remove")[-1]
         assert said.startswith("failed: ")
         assert f"frames cannot move, the first at {stuck:#x}" in said
+
+    def test_a_vm_that_ends_while_memory_is_plugged_in_gets_none(self) -> None:
+        sim, guest = self.big()
+        adding = sim.vm("db").hot_add("128MiB")
+        doing(sim, sim.shutdown("db"))
+        start, end = doing(sim, adding)
+        assert start == end
+        assert guest.vm.added_pages == 0
+        assert frames_of_vms(sim) == 0
+        assert whys(sim, "hotplug", "hot_add") == ["failed: the VM is gone"]
 
     def test_memory_that_is_no_whole_block_is_refused(self) -> None:
         sim, _ = self.big()
