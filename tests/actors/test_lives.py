@@ -353,3 +353,27 @@ class TestMemoryThatComesAndGoes:
         assert done.start == done.end
         assert done.short.startswith("the guest can spare")
         assert guest.vm.exchanged_pages == guest.vm.added_pages == 0
+
+    def test_a_vmm_segment_over_a_block_that_is_unplugged_is_left_and_comes_back_without_it(self) -> None:
+        vm = toy_vm(128 * MIB, mode="vmm-direct", footprint_bytes=4 * MIB)
+        sim, guest = lived({"db": vm}, host_bytes=512 * MIB)
+        doing(sim, sim.vm("db").want("base"))
+        doing(sim, sim.vm("db").hot_add("128MiB"))
+        doing(sim, sim.vm("db").want("vmm-direct"))
+        segment = guest.vm.vmm_segment
+        assert segment is not None
+        assert (segment.base, segment.limit) == (0, 256 * MIB // PAGE)
+        assert doing(sim, sim.vm("db").hot_remove("128MiB")) == 128 * MIB
+        until(sim, int(sim.env.now) + 5 * S)
+        segment = guest.vm.vmm_segment
+        assert segment is not None
+        assert (segment.base, segment.limit) == (0, 128 * MIB // PAGE)
+        assert guest.vm.resident_pages == 128 * MIB // PAGE
+
+    def test_a_vmm_segment_covers_no_hole(self) -> None:
+        sim, guest = lived({"db": toy_vm(32 * MIB)}, host_bytes=512 * MIB)
+        doing(sim, sim.vm("db").hot_add("128MiB"))
+        doing(sim, sim.vm("db").want("vmm-direct"))
+        segment = guest.vm.vmm_segment
+        assert segment is not None
+        assert (segment.base, segment.limit) == (128 * MIB // PAGE, 256 * MIB // PAGE), "the longer of the two runs"

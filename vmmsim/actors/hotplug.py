@@ -103,9 +103,13 @@ class Hotplug:
         vm, guest = self.vm, self.vm.guest
         token = guest.isolate_range(start, end, "hotplug")
         why = yield from self._empty(start, end)
+        if not why and vm.lease is not None and vm.lease.base < end and start < vm.lease.limit:
+            why = "a VMM segment is being built over it"
         if why:
             guest.release(token)
             return why
+        if vm.vmm_segment is not None and vm.vmm_segment.base < end and start < vm.vmm_segment.limit:
+            self.guest_os.vmm.leave_segment(vm, "unplug")
         guest.remove(start, end, token=token)
         guest.release(token)
         vm.note_memory(start, end, False)

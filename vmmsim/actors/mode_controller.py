@@ -10,13 +10,17 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol, get_args
 
+import numpy as np
+
 from vmmsim import rates
 from vmmsim.actors import guest_segment
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.views import HostView, VmView, host_view, vm_view
 from vmmsim.actors.vm import ABOVE_GAP, mode_name, wants
+from vmmsim.actors.vmm import runs_of
 from vmmsim.addresses import format_bytes, format_duration, write_bytes
+from vmmsim.memory.frames import PAGEBLOCK_ORDER
 from vmmsim.scenario import VmMode
 
 if TYPE_CHECKING:
@@ -324,19 +328,27 @@ class ModeController:
     def _ranges(self, wanted_guest: bool) -> list[tuple[int, int]]:
         """Return the gfn ranges that a VMM segment could cover, best first: all memory on one side of the I/O gap.
 
-        If the guest exchanged memory, its holes would be committed too; then what lies under the guest segment is
-        enough for Dual Direct.
+        Holes would have to be given frames too: a range ends where memory does. If the guest exchanged memory, what
+        lies under the guest segment is enough for Dual Direct.
         """
         vm = self.vm
-        start = ABOVE_GAP if vm.memory_top > ABOVE_GAP else 0
-        whole = (start, vm.memory_top)
         segment = vm.guest_segment
+        runs = self._runs_of_memory()
+        longest = max(runs, key=lambda run: run[1] - run[0])
         if not wanted_guest or segment is None:
-            return [whole]
+            return [longest]
         under = (segment.base + segment.offset) & -512, (segment.limit + segment.offset + 511) & -512
         if vm.exchanged_pages:
             return [under]
-        return [whole, under] if whole[0] <= under[0] and under[1] <= whole[1] else [under]
+        return [*(run for run in runs if run[0] <= under[0] and under[1] <= run[1]), under]
+
+    def _runs_of_memory(self) -> list[tuple[int, int]]:
+        """Return the runs [first, end) of gfns without holes, above the I/O gap if there is memory there."""
+        vm = self.vm
+        first = (ABOVE_GAP if vm.memory_top > ABOVE_GAP else 0) >> PAGEBLOCK_ORDER
+        blocks = first + np.flatnonzero(vm.whole_blocks[first:])
+        runs = [(start << PAGEBLOCK_ORDER, end << PAGEBLOCK_ORDER) for start, end in runs_of(blocks)]
+        return runs or [(0, vm.memory_top)]
 
     def missing(self) -> str:
         """Return the mode that is wanted and not had, or ""."""
