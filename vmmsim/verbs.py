@@ -307,11 +307,14 @@ class Verbs:
         self.sim.recorder.decide(
             "hotplug", "hot_add", vm=guest.vm.name, asked=write_bytes(size_bytes), got=write_bytes((end - start) << 12),
             outcome="done" if end - start == pages else "partial" if end > start else "failed",
-            why="" if end - start == pages else "the guest has no memory left to describe more with",
+            why="" if end - start == pages else self._why_not_added(guest),
             cost_ns=int(self.sim.env.now - started),
         )  # fmt: skip
         guest.controller.wake()
         return start, end
+
+    def _why_not_added(self, guest: Guest) -> str:
+        return "the guest has no memory left to describe more with" if guest.vm.running else "the VM is gone"
 
     def hot_removing(self, guest: Guest, size_bytes: int) -> Any:
         """Take the last blocks away, as far as they can be emptied."""

@@ -163,6 +163,15 @@ class TestFaults:
         strike(sim, [7000])
         assert guest.vm.mode == "base"
 
+    def test_a_page_that_was_given_up_and_goes_bad_is_held_no_longer(self) -> None:
+        sim, guest = lived({"db": toy_vm(mode="vmm-direct")})
+        vm = guest.vm
+        doing(sim, sim.vm("db").balloon.inflate("8MiB"))
+        strike(sim, [int(vm.given_up(0, vm.guest.pages)[0])])
+        assert vm.held_pages == vm.ballooned_pages - 1
+        doing(sim, sim.vm("db").balloon.deflate("8MiB"))
+        assert vm.held_pages == 0
+
     def test_an_uncorrectable_fault_in_the_workloads_page_ends_it(self) -> None:
         sim, guest = lived({"db": toy_vm(mode="vmm-direct"), "web": toy_vm()})
         strike(sim, [page_of_workload(guest)], correctable=False)
@@ -320,6 +329,16 @@ class TestMemoryThatComesAndGoes:
         assert said.startswith("failed: ")
         assert f"frames cannot move, the first at {stuck:#x}" in said
 
+    def test_a_vm_that_ends_while_memory_is_plugged_in_gets_none(self) -> None:
+        sim, guest = self.big()
+        adding = sim.vm("db").hot_add("128MiB")
+        doing(sim, sim.shutdown("db"))
+        start, end = doing(sim, adding)
+        assert start == end
+        assert guest.vm.added_pages == 0
+        assert frames_of_vms(sim) == 0
+        assert whys(sim, "hotplug", "hot_add") == ["failed: the VM is gone"]
+
     def test_memory_that_is_no_whole_block_is_refused(self) -> None:
         sim, _ = self.big()
         for size in ("1MiB", "129MiB"):
@@ -334,3 +353,27 @@ class TestMemoryThatComesAndGoes:
         assert done.start == done.end
         assert done.short.startswith("the guest can spare")
         assert guest.vm.exchanged_pages == guest.vm.added_pages == 0
+
+    def test_a_vmm_segment_over_a_block_that_is_unplugged_is_left_and_comes_back_without_it(self) -> None:
+        vm = toy_vm(128 * MIB, mode="vmm-direct", footprint_bytes=4 * MIB)
+        sim, guest = lived({"db": vm}, host_bytes=512 * MIB)
+        doing(sim, sim.vm("db").want("base"))
+        doing(sim, sim.vm("db").hot_add("128MiB"))
+        doing(sim, sim.vm("db").want("vmm-direct"))
+        segment = guest.vm.vmm_segment
+        assert segment is not None
+        assert (segment.base, segment.limit) == (0, 256 * MIB // PAGE)
+        assert doing(sim, sim.vm("db").hot_remove("128MiB")) == 128 * MIB
+        until(sim, int(sim.env.now) + 5 * S)
+        segment = guest.vm.vmm_segment
+        assert segment is not None
+        assert (segment.base, segment.limit) == (0, 128 * MIB // PAGE)
+        assert guest.vm.resident_pages == 128 * MIB // PAGE
+
+    def test_a_vmm_segment_covers_no_hole(self) -> None:
+        sim, guest = lived({"db": toy_vm(32 * MIB)}, host_bytes=512 * MIB)
+        doing(sim, sim.vm("db").hot_add("128MiB"))
+        doing(sim, sim.vm("db").want("vmm-direct"))
+        segment = guest.vm.vmm_segment
+        assert segment is not None
+        assert (segment.base, segment.limit) == (128 * MIB // PAGE, 256 * MIB // PAGE), "the longer of the two runs"

@@ -77,11 +77,13 @@ class Balloon:
 
     def _inflating(self, pages: int, held: list[NDArray[np.int64]]) -> Generator[Event, object, int]:
         """Give up at most ``pages``, some requests' worth, into ``held``; return how many pages were given up."""
-        gfns = self.vm.guest.take(min(pages, BATCH_REQUESTS * self._per_request), kind=Kind.BALLOON)
+        gfns = self._take(pages)
+        while gfns.size and self.guest_os.vmm.is_busy(self.vm, gfns):
+            self.vm.guest.give_back(gfns)  # nobody else may find pages that are half given up
+            yield Pause(self.env, 1_000_000, Turn.BALLOON)
+            gfns = self._take(pages)
         if not gfns.size:
             return 0
-        while self.guest_os.vmm.is_busy(self.vm, gfns):
-            yield Pause(self.env, 1_000_000, Turn.BALLOON)
         count = int(gfns.size)
         self.requests += -(-count // self._per_request)
         held.append(gfns)
@@ -93,6 +95,11 @@ class Balloon:
         self.guest_os.vmm.release(self.vm, gfns)
         yield Pause(self.env, round(count * self._page_ns + resident * self._resident_ns), Turn.BALLOON)
         return count
+
+    def _take(self, pages: int) -> NDArray[np.int64]:
+        """Take free pages of the guest, some requests' worth; none once the VM is gone."""
+        most = min(pages, BATCH_REQUESTS * self._per_request) if self.vm.running else 0
+        return self.vm.guest.take(most, kind=Kind.BALLOON)
 
     def _deflating(self, pages: int) -> Generator[Event, object, None]:
         count = self.give_back(min(pages, BATCH_REQUESTS * self._per_request))

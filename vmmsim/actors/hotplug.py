@@ -81,12 +81,14 @@ class Hotplug:
 
         at  where, if they were promised a ``place``
 
-        Fewer if the guest has no memory left for a block's map of frames.
+        Fewer if the guest has no memory left for a block's map of frames, or ends.
         """
         assert pages % BLOCK_PAGES == 0, "memory is added in blocks"
         start = self.place(pages) if at is None else at
         for first in range(start, start + pages, BLOCK_PAGES):
             yield Pause(self.env, self._plug_ns, Turn.BALLOON)
+            if not self.vm.running:
+                return start, first
             try:
                 self.guest_os.take_memmap(first)
             except GuestOutOfMemory:

@@ -326,18 +326,17 @@ class ModeController:
     def _ranges(self, wanted_guest: bool) -> list[tuple[int, int]]:
         """Return the gfn ranges that a VMM segment could cover, best first: the longest on one side of the I/O gap.
 
-        If the guest exchanged memory, its holes would be committed too; then what lies under the guest segment is
-        enough for Dual Direct.
+        Holes would have to be given frames too: a range ends where memory does. If the guest exchanged memory, what
+        lies under the guest segment is enough for Dual Direct.
         """
         vm = self.vm
-        whole = vm.longest_memory()
         segment = vm.guest_segment
         if not wanted_guest or segment is None:
-            return [whole]
+            return [vm.longest_memory()]
         under = (segment.base + segment.offset) & -512, (segment.limit + segment.offset + 511) & -512
         if vm.exchanged_pages:
             return [under]
-        return [whole, under] if whole[0] <= under[0] and under[1] <= whole[1] else [under]
+        return [*(run for run in vm.memory_runs() if run[0] <= under[0] and under[1] <= run[1]), under]
 
     def missing(self) -> str:
         """Return the mode that is wanted and not had, or ""."""

@@ -194,20 +194,20 @@ class VirtualMachine:
             there = np.flatnonzero(self.whole_blocks)
             self.memory_top = (int(there[-1]) + 1) << PAGEBLOCK_ORDER if there.size else 0
 
-    def longest_memory(self) -> tuple[int, int]:
-        """Return the longest range of gfns [base, limit) that is all memory, on the side of the I/O gap that has more.
+    def memory_runs(self) -> list[tuple[int, int]]:
+        """Return the ranges of gfns [base, limit) that are all memory, above the I/O gap if anything is there.
 
-        That is above the gap if anything is there; holes are the gap, and blocks that were taken away.
+        Holes are the gap, and blocks that were taken away.
         """
         start = ABOVE_GAP if self.memory_top > ABOVE_GAP else 0
         blocks = self.whole_blocks[start >> PAGEBLOCK_ORDER : -(-self.memory_top // PAGEBLOCK)]
         edges = np.flatnonzero(np.diff(np.concatenate([[0], blocks, [0]])))
-        if not edges.size:
-            return start, start
-        firsts, ends = edges[::2], edges[1::2]
-        longest = int(np.argmax(ends - firsts))
-        base = start + (int(firsts[longest]) << PAGEBLOCK_ORDER)
-        return base, start + (int(ends[longest]) << PAGEBLOCK_ORDER)
+        bounds = (start + (edges << PAGEBLOCK_ORDER)).tolist()
+        return list(zip(bounds[::2], bounds[1::2], strict=True)) or [(start, start)]
+
+    def longest_memory(self) -> tuple[int, int]:
+        """Return the longest of the ranges of gfns [base, limit) that are all memory: the first of equals."""
+        return max(self.memory_runs(), key=lambda run: run[1] - run[0])
 
     def given_up(self, start: int, end: int) -> NDArray[np.int64]:
         """Return the gfns of [start, end) that the balloon holds."""
@@ -232,9 +232,12 @@ class VirtualMachine:
         np.add.at(self.backed, gfns >> PAGEBLOCK_ORDER, np.int16(change * min(size_pages, PAGEBLOCK)))
         self.resident_pages += change * size_pages * int(gfns.size)
 
-    def given_up_between(self, start: int, end: int) -> int:
-        """Return how many gfns of [start, end) the balloon holds."""
-        return int(np.count_nonzero(self.guest.frames["kind"][start:end] == Kind.BALLOON))
+    def held_now(self) -> int:
+        """Return how many pages that the balloon holds are pinned by the live VMM segment."""
+        segment = self.vmm_segment
+        if segment is None:
+            return 0
+        return int(np.count_nonzero(self.under_vmm_segment(self.given_up(segment.base, segment.limit))))
 
     def used_pages(self) -> int:
         """Return the guest's pages in use: present, not free, not given up."""

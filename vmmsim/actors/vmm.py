@@ -274,7 +274,7 @@ class Vmm:
         assert vm.escapes is not None
         vm.vmm_segment = Segment(base=base, limit=limit, offset=offset, filter=vm.escapes.filter)
         self._pin(vm, pinned=True)
-        vm.held_pages = vm.given_up_between(base, limit)
+        vm.held_pages = vm.held_now()
         vm.remembered_moves = 0
         self.rendezvous(vm)
         vm.changed("mode")
@@ -287,12 +287,11 @@ class Vmm:
         vm.remembered = (segment.base, segment.limit, segment.offset)
         vm.remembered_moves = 0
         vm.vmm_segment = None
-        held, vm.held_pages = vm.held_pages, 0
+        vm.held_pages = 0
         self.flush(vm)
         self.rendezvous(vm)
         vm.flushes += 1
-        if held:
-            self.unback(vm, vm.given_up(segment.base, segment.limit))
+        self.unback(vm, vm.given_up(segment.base, segment.limit))
         vm.changed(why)
         vm.segment_lost(why)
 
@@ -312,8 +311,9 @@ class Vmm:
         return np.asarray((book["kind"] == Kind.USER) & (book["owner"] == vm.number))
 
     def unpin(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
-        """Let the frames of gfns that are about to escape be replaced."""
+        """Let the frames of gfns that have come to escape be replaced: what escapes is not held."""
         self.host.unpin(vm.nested.translate(gfns))
+        vm.held_pages = vm.held_now()
 
     def take_for(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64[n]: new frames that the ledger books for ``gfns``, which are mapped elsewhere still."""
