@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from vmmsim.jit import INTERPRETED
+
+LIVES = Path(__file__).parent / "actors"
 
 settings.register_profile(
     "vmmsim",
@@ -26,3 +31,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             from vmmsim.studies.warming import warm
 
             warm()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave lives to compiled kernels: interpreted, a small host takes minutes; kernels have tests of their own."""
+    if INTERPRETED:
+        for item in items:
+            if LIVES in item.path.parents or item.get_closest_marker("life"):
+                item.add_marker(pytest.mark.skip(reason="a life of a host: compiled kernels only"))

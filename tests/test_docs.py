@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from vmmsim.jit import INTERPRETED
-
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCKS = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(encoding="utf-8"), flags=re.DOTALL)
 
@@ -17,7 +15,7 @@ def test_there_are_blocks_to_run():
     assert len(BLOCKS) == 4
 
 
-@pytest.mark.skipif(INTERPRETED, reason="a host of 4 GiB, by hand")
+@pytest.mark.life
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_a_block_of_python_md_runs(number, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from vmmsim.cli.app import run
-from vmmsim.jit import INTERPRETED
 
 TOY = """
 [run]
@@ -20,6 +19,7 @@ workload = { name = "gups", footprint = "1MiB" }
 """
 
 
+@pytest.mark.life
 def test_a_life_is_told(tmp_path, capsys):
     (tmp_path / "toy.toml").write_text(TOY)
     assert run(["demo", str(tmp_path / "toy.toml")]) == 0
@@ -29,7 +29,7 @@ def test_a_life_is_told(tmp_path, capsys):
     assert out.rstrip().endswith("vmmsim --help")
 
 
-@pytest.mark.skipif(INTERPRETED, reason="two guests of 8 GiB that have been lived in")
+@pytest.mark.life
 def test_by_default_a_fragmented_guest_is_rescued_by_self_ballooning_and_not_by_compaction(capsys):
     assert run(["demo"]) == 0
     out = " ".join(capsys.readouterr().out.split())

@@ -327,6 +327,7 @@ def test_a_run_that_is_too_long_or_too_large_is_refused_before_it_begins(tmp_pat
     assert not Path("runs").exists()
 
 
+@pytest.mark.life
 def test_a_toy_lives_is_told_saved_checked_and_compared_with_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("toy.toml").write_text(TOY)
@@ -340,6 +341,7 @@ def test_a_toy_lives_is_told_saved_checked_and_compared_with_itself(tmp_path, mo
     assert run(["compare", place, "other"]) == 1
 
 
+@pytest.mark.life
 def test_a_scaled_run_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("toy.toml").write_text(TOY)
