@@ -169,7 +169,7 @@ class Boot:
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
         write_vm_row(sim.recorder, vm)
-        if description.free_page_reporting:
+        if description.free_page_reporting and not sim.lifetime:
             guest.reporting = Reporting(sim.env, guest.os, sim.recorder)
             sim.env.process(while_it_lives(guest.reporting.reporting()))
         sim.env.process(while_it_lives(guest.controller.steering()))

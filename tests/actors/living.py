@@ -89,8 +89,3 @@ def timed(sim: Simulation, doing: Generator[Any, Any, Any]) -> tuple[Any, int]:
 
     value = live(sim, script)
     return value, int(sim.env.now) - began
-
-
-def why(sim: Simulation, actor: str, verb: str) -> list[str]:
-    """Return the reasons recorded for what ``actor`` did, in order."""
-    return [one.why for one in sim.recorder.decisions() if (one.actor, one.verb) == (actor, verb)]

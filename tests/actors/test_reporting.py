@@ -141,3 +141,15 @@ def test_a_block_that_is_being_reported_cannot_be_allocated(reporter):
     assert max(held) in (32 * HUGE, 32 * 2 * HUGE)
     assert memory.free_pages == free
     assert not memory.tokens
+
+
+def test_no_free_page_is_reported_unless_it_was_asked_for_nor_in_lifetime_detail():
+    """Linux: an option of the device, off by default (VIRTIO_BALLOON_F_REPORTING). Ours: lifetime has no daemons."""
+    sim = simulation(host={"thp": "never"})
+    assert boot(sim, memory="256MiB").reporting is None
+    lasting = simulation(run={"until": "1d", "detail": "lifetime"}, vm={"vm": {"memory": "256MiB"}})
+    assert lasting.lifetime
+    guest = boot(lasting, "other", memory="256MiB", free_page_reporting=True)
+    wait(lasting, 60)
+    assert guest.reporting is None
+    assert "report" not in lasting.recorder.tables()["decisions"]["verb"].to_pylist()
