@@ -6,6 +6,9 @@ import pytest
 
 from tests.actors.living import S, boot, live, simulation
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.jit import INTERPRETED
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="needs memories of many pages")
 
 
 def cycles_per_access(program: str, age: str) -> tuple[float, int]:

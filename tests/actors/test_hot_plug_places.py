@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.actors.living import GIB, MIB, boot, live, simulation
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.jit import INTERPRETED
 from vmmsim.memory.frames import Kind
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="needs memories of many pages")
 
 BLOCK = 128 * MIB
 

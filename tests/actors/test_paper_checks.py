@@ -13,7 +13,10 @@ import pytest
 from tests.actors.living import GIB, MIB, PLAIN, S, boot, live, simulation, timed
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.invariants import check_all
+from vmmsim.jit import INTERPRETED
 from vmmsim.memory.frames import Kind
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="needs memories of many pages")
 
 BLOCK = 128 * MIB
 SMALL_VM = {"memory": "256MiB", "thp": "never"}
@@ -163,14 +166,14 @@ def test_no_stale_entry_survives_remapping_compaction_and_changes_of_segments():
     scatter(sim, every=4, pages=40_000)
     workload = {**GUPS, "footprint": "16MiB", "load": [["0s", 0.01]]}
     guest = boot(sim, "vm", mode="dual-direct", workload=workload, memory="64MiB", thp="never")
-    wait(sim, 3)  # built, entered
+    wait(sim, 1.5)  # built, entered
     assert guest.vm.mode == "dual-direct"
     assert len(sim.engine.contents(core=guest.vm.cores[0])["l1_data_tlb"]) > 0
     sim.faults.strike(sim.host.owned(guest.vm.number)[-3:], what="row", correctable=True)  # remapped, escaped
     wait(sim, 0.2)
     for mode in ("base", "vmm-direct", "guest-direct"):
         guest.controller.want(mode)
-        wait(sim, 3)
+        wait(sim, 1.5)
         assert guest.vm.mode == mode
     live(sim, lambda sim: sim.compactor.compacting())
     wait(sim, 0.2)

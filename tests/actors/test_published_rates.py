@@ -11,7 +11,10 @@ import pytest
 
 from tests.actors.living import GIB, MIB, boot, live, simulation, timed
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.jit import INTERPRETED
 from vmmsim.memory.ledger import Memory
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="needs memories of many pages")
 
 HUGE = 512
 

@@ -7,7 +7,10 @@ import pytest
 
 from tests.actors.living import GIB, S, boot, live, simulation
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.jit import INTERPRETED
 from vmmsim.memory.frames import Kind
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="needs memories of many pages")
 
 HUGE = 512
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.actors.living import boot, simulation, timed
 from tests.actors.test_host_survival import fill, under_segments
+from vmmsim.jit import INTERPRETED
 from vmmsim.memory.frames import Kind
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="needs memories of many pages")
 
 
 def test_pages_given_up_under_a_segment_that_a_fault_ends_are_retired():

@@ -40,8 +40,6 @@ TURN_PAGES: Final = 1 << 13
 """Pages that are moved or zeroed between two looks at the clock: 32 MiB."""
 WINDOW_STEP: Final = 1 << 18
 """Frames of the window that are looked at at once for pages of others."""
-
-
 BUSY_NS: Final = 1_000_000
 """How long to wait for frames that another change holds."""
 GONE: Final = "the VM is gone"
@@ -106,11 +104,10 @@ class SegmentBuilder:
             "compactor", "build", vm=vm.name, asked=write_bytes((choice.limit - choice.base) << 12), outcome="begun",
             why=f"{choice.copies} pages to move, {choice.absent} to zero, {choice.escaped.size} to escape",
         )  # fmt: skip
-        why = GONE
         try:
             why = yield from self._fill(choice)
         except VmLost:
-            assert not vm.running, "somebody else was ended, and this build cannot go on"
+            why = GONE
         lease, vm.lease = vm.lease, None
         self._return_spares()
         if lease is not None:
@@ -121,8 +118,7 @@ class SegmentBuilder:
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
             outcome="aborted" if why else "done", why=why, cost_ns=int(self.env.now - started), cause=row,
         )  # fmt: skip
-        took = format_duration(int(self.env.now - started))
-        return Attempt(won=not why, why=why or self._said(took))
+        return Attempt(won=not why, why=why or self._said(format_duration(int(self.env.now - started))))
 
     def _said(self, took: str) -> str:
         what = [f"{self.copied_pages} pages moved"] if self.copied_pages else []
