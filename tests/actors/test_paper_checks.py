@@ -35,7 +35,7 @@ def wait(sim, seconds: float) -> None:
 def scatter(sim, *, kind: Kind = Kind.USER, every: int = 4, pages: int | None = None) -> np.ndarray:
     """Let others hold every n-th page of the host, or of ``pages`` of it; return those pages."""
     host = sim.host
-    taken = host.take(host.free_pages - host.watermarks.high if pages is None else pages, kind=kind, owner=999)
+    taken = host.take(host.free_pages - host.watermarks.high if pages is None else pages, kind=kind)
     host.give_back(np.delete(taken, np.arange(0, taken.size, every)))
     return taken[::every]
 

@@ -111,8 +111,7 @@ class SegmentBuilder:
         lease, vm.lease = vm.lease, None
         self._return_spares()
         if lease is not None:
-            if vm.running and not why:
-                why = self._commit(lease)
+            why = why or (self._commit(lease) if vm.running else GONE)
             self.host.release(token)
         self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
