@@ -9,9 +9,9 @@ GIB = 1 << 30
 SIZES = [2, 4, 8, 16]
 """GiB of memory; small VMs are most."""
 SHARES = [0.4, 0.3, 0.2, 0.1]
-EVERY = 6 * 60 * 10**9
+EVERY = 10 * 60 * 10**9
 """Mean nanoseconds between two arrivals."""
-STAY = 2 * 3600 * 10**9
+STAY = 3 * 3600 * 10**9
 """Mean nanoseconds that a VM stays: most leave soon, some stay long (log-normal)."""
 
 
@@ -46,5 +46,5 @@ def guest(sim, name, size, stay):
 
 
 if __name__ == "__main__":
-    result = vs.simulate(host="96GiB", script=churn, until="1d", seed=1, name="churn")
+    result = vs.simulate(host="96GiB", script=churn, until="1d", seed=1, name="churn", measure={"epoch_share": 0.05})
     print(result.summary["decisions"])
