@@ -40,7 +40,7 @@ class Grid:
     width: int
     """Columns of the page."""
     label: int = 13
-    note: int = 19
+    note: int = 22
     unicode: bool = True
     """Whether the terminal has more than ASCII."""
 
