@@ -110,6 +110,14 @@ def test_a_run_that_was_stopped_says_so_first():
     assert any("db never got Dual Direct (41 immovable frames" in line for line in lines)
 
 
+def test_a_run_that_was_stopped_at_its_start_has_nothing_to_draw():
+    writer = Writer()
+    writer.at(0).host_row(free_bytes=GIB, largest_free_bytes=GIB, free_blocks=[0] * 10 + [256], unusable_2m=0.0)
+    lines = page(writer.result(0, complete=False))
+    assert "Memory of the host: nothing was measured" in lines
+    assert not any("Contiguity" in line for line in lines)
+
+
 def test_a_run_in_which_nobody_made_progress_says_who_waits_for_whom():
     writer = Writer()
     writer.at(0).vm_row("db", mode="base", mode_wanted="base")

@@ -28,7 +28,7 @@ VMS: Final = 4
 
 def memory_block(host: pa.Table, all_lives: Mapping[str, Life], host_bytes: int | None, grid: Grid) -> list[Text]:
     """Return the host's memory by kind over time, each kind on the scale of the whole host."""
-    if not host.num_rows:
+    if not host.num_rows or not grid.end_ns:
         return [Text("Memory of the host: nothing was measured")]
     kinds = _kinds(host, all_lives, host_bytes, grid)
     most = float(host_bytes or np.nanmax(np.sum([np.nan_to_num(values) for values in kinds.values()], axis=0)))
@@ -72,7 +72,7 @@ def _families(all_lives: Mapping[str, Life]) -> Iterator[tuple[str, Life]]:
 
 def contiguity_block(host: pa.Table, found: Mapping[str, Any], grid: Grid) -> list[Text]:
     """Return how contiguous the host's free memory is over time, and by order at the start and at the end."""
-    if not host.num_rows:
+    if not host.num_rows or not grid.end_ns:
         return []
     start, end = _times(host, grid)
     moved = f"; {format_bytes(found['moved_bytes'])} moved" if found["moved_bytes"] else ""
