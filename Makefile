@@ -1,4 +1,4 @@
-# make demo   the main job: one page walk explained, a real program's trace replayed in every mode
+# make demo   the main job: ten minutes in the life of two fragmented guests, and the story of it
 # make test   the tests, compiled with bounds checks
 # make check  all that CI runs
 # Each creates what it needs in .venv first, from pyproject.toml; the second time there is nothing to do.

@@ -41,6 +41,16 @@ def test_overhead_is_weighted_by_work():
     assert found["as_if"] == {"dual-direct": pytest.approx(0.1)}
 
 
+@pytest.mark.parametrize(("work", "bounded"), [(1000, False), (10**6, True)])
+def test_bounds_are_not_told_where_rows_without_an_interval_matter(work, bounded):
+    writer = Writer()
+    writer.at(0).vm_row("db", mode="base", mode_wanted="base", overhead=0.5)  # 10 accesses, no interval
+    writer.at(S).vm_row("db", overhead=0.1, overhead_low=0.05, overhead_high=0.15, progress=10)
+    writer.at(2 * S).vm_row("db", progress=10 + work)
+    found = vm(writer.result(2 * S))["overhead"]
+    assert (found["low"] is not None, found["high"] is not None) == (bounded, bounded)
+
+
 def test_waiting_costs_what_the_overhead_was_beyond_that_of_the_mode_wanted():
     waiting = vm(two_rows())["waiting"]
     assert waiting["basis"] == "as if"

@@ -23,6 +23,8 @@ Row = dict[str, Any]
 
 LISTED: Final = 20
 """As many kinds of refusal, and of failure, as a summary lists."""
+UNKNOWN: Final = 0.01
+"""Share of walk cycles that may lie in rows without an interval."""
 
 
 def summarize(tables: Mapping[str, pa.Table], end_ns: int) -> dict[str, Any]:
@@ -97,11 +99,19 @@ def _wish(life: Life) -> dict[str, Any]:
 def overhead(life: Life, rows: Mask) -> dict[str, float | None]:
     """Return mean overhead in ``rows``, and bounds: the means of both ends of the rows' intervals.
 
-    The bounds hold even if the rows err all to one side, so that they are wider than an interval need be.
+    The bounds hold even if the rows err all to one side, so that they are wider than an interval need be. They are None
+    if rows without an interval have more than a hundredth of all walk cycles: the others' say nothing of those.
     """
-    rows = rows & life.running & ~np.isnan(life.columns["overhead"])
-    ends = {"mean": "overhead", "low": "overhead_low", "high": "overhead_high"}
-    return {name: life.mean(life.columns[column], rows) for name, column in ends.items()}
+    values = life.columns["overhead"]
+    rows = rows & life.running & ~np.isnan(values)
+    found = {"mean": life.mean(values, rows)}
+    for name in ("low", "high"):
+        ends = life.columns[f"overhead_{name}"]
+        without = np.where(np.isnan(ends), values, 0.0)
+        unknown, mean = life.mean(without, rows), found["mean"]
+        known = mean is not None and unknown is not None and unknown <= UNKNOWN * mean
+        found[name] = life.mean(ends, rows) if known else None
+    return found
 
 
 def _as_if(life: Life) -> dict[str, float | None]:

@@ -131,7 +131,7 @@ def _cost(found: Found, grid: Grid) -> list[Text]:
     if found["getting_there_ns"]:
         at = found["repaid_at_ns"]
         repaid = "not repaid" if at is None else f"repaid at {format_duration(at)}"
-        said.append(f"{format_duration(found['getting_there_ns'])} of stalls to get there, {repaid}")
+        said.append(f"{format_duration(found['getting_there_ns'])} to get there, {repaid}")
     return _told("; ".join(said), grid)
 
 
