@@ -133,6 +133,8 @@ class Simulation:
             if scenario.host.compaction is not None:
                 self.env.process(self.compactor.background())
             self.env.process(self.series.sampling(self.every_ns))
+        else:
+            self.series.record()  # a life in which nothing happens has a host, too
         if scenario.host.faults is not None:
             self.env.process(self._faulting())
         self.verbs.schedule()

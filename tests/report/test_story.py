@@ -22,6 +22,8 @@ from tests.made_up import (
 )
 from vmmsim.report.marks import Grid
 from vmmsim.report.story import story, tell
+from vmmsim.runs import simulate
+from vmmsim.testing import toy_scenario, toy_vm
 
 MADE = {
     "fragmented": fragmented_database,
@@ -208,3 +210,9 @@ def test_text_in_brackets_is_text():
     writer = Writer()
     writer.at(0).decide("a", "b", outcome="refused", why="[bold]none[/bold] of [3]")
     assert "[bold]none[/bold] of [3]" in printed(writer.result(S))
+
+
+@pytest.mark.life
+def test_a_lifetime_in_which_nothing_happens_has_a_story():
+    result = simulate(toy_scenario({"db": toy_vm()}, detail="lifetime"))
+    assert "largest run" in "\n".join(str(line) for line in story(result, width=100))
