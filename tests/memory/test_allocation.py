@@ -279,3 +279,12 @@ def test_a_copy_lives_on_its_own() -> None:
     assert (memory.words == before).all()
     assert list(memory.tokens.values()) == [token]
     assert (twins[0].words == twins[1].words).all()
+
+
+def test_spare_pages_are_what_movable_kinds_can_still_be_given() -> None:
+    memory = Memory(1 << 16, name="host", kernelcore=1 << 14)
+    spare = memory.spare_pages
+    assert 0 < spare < memory.free_pages
+    assert memory.take(spare + 1, kind=Kind.USER).size == spare
+    assert memory.spare_pages == 0
+    assert memory.take(16, kind=Kind.TABLE).size == 16, "the lower part has kept room for page tables"

@@ -81,7 +81,7 @@ class SegmentBuilder:
             host.frames,
             base=base,
             budget=vm.escape_budget,
-            free_pages=max(host.free_pages + host.count(kind=Kind.CACHE) - host.watermarks.min, 0),
+            free_pages=host.spare_pages + host.count(kind=Kind.CACHE),
             within=(movable_from if (movable_from := int(host.zone.kernelcore)) < host.pages else 0, host.pages),
             leased=leased,
         )
@@ -224,10 +224,11 @@ class SegmentBuilder:
     def _evict_some(self, old: NDArray[np.int64]) -> Generator[Event, object, str]:
         if not (yield from self._copying(old)):
             return ""
-        short = int(old.size) + self.host.watermarks.min - self.host.free_pages
+        short = int(old.size) - self.host.spare_pages
         if short > 0:
             self.vmm.free_wanted(short)
-        new = self.host.take(int(old.size), kind=Kind.USER, floor=0)
+        # Not below the marks: page tables can lie in the lower part of memory only.
+        new = self.host.take(int(old.size), kind=Kind.USER)
         if new.size < old.size:
             self.host.give_back(new)
             return f"{old.size - new.size} free frames short outside the window"

@@ -308,6 +308,11 @@ class Memory(Measures):
             self.zone.watermark[:, part] = marks.min, marks.low, marks.high
             self.zone.boost_most[part] = most_boost(marks.high, int(self.zone.present[part]))
 
+    @property
+    def spare_pages(self) -> int:
+        """Frames that movable kinds could still be given: above the watermark min, and what the lower part keeps."""
+        return int(np.maximum(self.zone.free - self._floors(None, Kind.USER), 0).sum())
+
     def _floors(self, floor: int | None, kind: Kind) -> NDArray[np.int64]:
         """Return int64[2]: pages that stay free in each part.
 
