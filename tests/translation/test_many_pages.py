@@ -210,6 +210,9 @@ class Both:
         self.table.check()
         assert set(self.table.table_frames.tolist()) == self.frames.out
         assert self.table.translate(PAGES).tolist() == [self.model.frame(page) for page in PAGES]
+        for start, end in ((1, 4), (509, 515), ((1 << 18) - 1, (1 << 18) + 2)):
+            frames = self.table.translate_range(start, end)
+            assert frames.tolist() == [self.model.frame(page) for page in range(start, end)]
         assert self.table.mapped_sizes(PAGES).tolist() == [self.model.size(page) for page in PAGES]
         sizes = Counter(size for _, size, _ in self.model.leaves.values())
         assert self.table.leaf_counts == tuple(sizes[size] for size in range(3))

@@ -7,7 +7,7 @@ them without an exit.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from vmmsim.translation.registers import Segment
 if TYPE_CHECKING:
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.protocols import Region
+
+STEP: Final = 1 << 18
+"""Pages that are taken and backed in one go: no array is as long as the region is large."""
 
 
 def pages_needed(region: Region) -> int:
@@ -41,14 +44,17 @@ def enter(guest_os: GuestOs, region: Region, first: int) -> int:
     vm, process = guest_os.vm, guest_os.vm.process
     assert process is not None
     span = process.region_numbers(region)
-    numbers = np.arange(span.start, span.stop, dtype=np.int64)
-    gfns = first + np.arange(region.pages, dtype=np.int64)
     copies = int(process.mapped[span].sum())
-    vm.guest.take_range(first, first + region.pages, kind=Kind.USER, owner=process.number, pages=numbers)
-    guest_os.vmm.back(vm, gfns)
+    for at in range(0, region.pages, STEP):
+        numbers = np.arange(at, min(at + STEP, region.pages), dtype=np.int64)
+        gfns = first + numbers
+        vm.guest.take_range(
+            int(gfns[0]), int(gfns[-1]) + 1, kind=Kind.USER, owner=process.number, pages=span.start + numbers
+        )
+        guest_os.vmm.back(vm, gfns)
     guest_os.unmap(region.start, region.start + region.pages)
     _map(guest_os, region, first)
-    process.mark(numbers, True)
+    process.mark_all(span)
     vm.guest.frames["mark"][first : first + region.pages] |= PINNED
     vm.guest_segment = Segment(base=region.start, limit=region.start + region.pages, offset=first - region.start)
     guest_os.charge_copies(copies)

@@ -57,3 +57,8 @@ class Process:
         """Book that pages, each of which changes, are mapped now or no longer."""
         self.mapped[numbers] = mapped
         self.mapped_pages += int(numbers.size) if mapped else -int(numbers.size)
+
+    def mark_all(self, numbers: slice) -> None:
+        """Book that all of ``numbers``, none of which is mapped, are mapped now."""
+        self.mapped[numbers] = True
+        self.mapped_pages += numbers.stop - numbers.start

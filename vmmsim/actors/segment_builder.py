@@ -76,7 +76,7 @@ class SegmentBuilder:
         """Return the cheapest window, or what prevents every one."""
         vm, host = self.vm, self.host
         return choose(
-            vm.nested.translate(np.arange(base, limit)),
+            vm.nested.translate_range(base, limit),
             host.survey(vm.number),
             host.frames,
             base=base,
@@ -129,22 +129,24 @@ class SegmentBuilder:
 
         Where there is no room outside for all that is in the way, own pages move in first and leave their frames.
         """
+        before = (-1, -1, -1)
         while self._goes_on:
             short = yield from self._evict(choice.start, choice.end)
             if not self._goes_on:
                 break  # type: ignore[unreachable]  # it may have ended meanwhile
             placement = self._placement()
+            now = (placement.left, placement.absent, placement.foreign)
             if placement.is_complete:
                 return ""
-            before = (placement.left, placement.absent, placement.foreign)
+            if now == before:
+                return short or f"stuck with {placement.left} pages out of place and {placement.absent} absent"
+            before = now
             why = yield from self._place(placement, split=not short)
+            del placement  # it has nine bytes a page: one at a time
             if not why and not short and self._goes_on:
                 yield from self._zero()
             if why or not self._goes_on:
                 return self.given_up or why or GONE
-            now = self._placement()
-            if (now.left, now.absent, now.foreign) == before:
-                return short or f"stuck with {now.left} pages out of place and {now.absent} absent"
         return self.given_up or GONE
 
     @property
@@ -173,7 +175,7 @@ class SegmentBuilder:
         start, end = lease.base + lease.offset, lease.limit + lease.offset
         book = self.host.frames[start:end]
         return Placement(
-            self.vm.nested.translate(np.arange(lease.base, lease.limit)),
+            self.vm.nested.translate_range(lease.base, lease.limit),
             base=lease.base,
             offset=lease.offset,
             free=(book["kind"] == Kind.FREE) & (book["mark"] & ISOLATED == 0),
@@ -366,8 +368,9 @@ class SegmentBuilder:
     def _commit(self, lease: Lease) -> str:
         """Switch the segment on if the nested table says what it says; pages whose slots went bad escape too."""
         vm = self.vm
-        gfns = np.arange(lease.base, lease.limit)
-        wrong = gfns[vm.nested.translate(gfns) != gfns + lease.offset]
+        backing = vm.nested.translate_range(lease.base, lease.limit)
+        slots = np.arange(lease.base + lease.offset, lease.limit + lease.offset, dtype=np.int32)
+        wrong = lease.base + np.flatnonzero(backing != slots)
         bad = np.union1d(wrong[self.host.frames["kind"][wrong + lease.offset] == Kind.BAD], lease.escaped)
         if not np.all(np.isin(wrong, bad)):
             return f"{wrong.size} pages are not in their slots"

@@ -101,9 +101,9 @@ class Vmm:
 
     def _back_blocks(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> NDArray[np.int64]:
         """Back whole 2 MiB blocks of which nothing is backed yet, where there are free ones; return what is left."""
-        blocks = np.unique(absent >> PAGEBLOCK_ORDER)
-        blocks = blocks[(vm.backed[blocks] == 0) & vm.whole_blocks[blocks]]
-        starts = blocks << PAGEBLOCK_ORDER
+        wanted = np.zeros(vm.backed.size, np.bool_)
+        wanted[absent >> PAGEBLOCK_ORDER] = True
+        starts = np.flatnonzero(wanted & (vm.backed == 0) & vm.whole_blocks) << PAGEBLOCK_ORDER
         frames = self.host.take(int(starts.size), kind=Kind.USER, owner=vm.number, pages=starts, order=PAGEBLOCK_ORDER)
         if not frames.size:
             return absent
@@ -111,7 +111,7 @@ class Vmm:
         vm.nested.map(starts, frames, size=1, flags=FLAGS)
         vm.note_backing(starts, 1, size_pages=PAGEBLOCK)
         vm.stall_ns["nested fault"] += int(frames.size) * self._fault_2m
-        return absent[~np.isin(absent >> PAGEBLOCK_ORDER, starts >> PAGEBLOCK_ORDER)]
+        return np.asarray(absent[vm.backed[absent >> PAGEBLOCK_ORDER] < PAGEBLOCK])
 
     def _back_pages(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> None:
         while absent.size:

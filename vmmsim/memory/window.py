@@ -357,5 +357,7 @@ class _View:
         slots = counts.escaped + counts.offset
         absent = self.survey[slots >> PAGEBLOCK_ORDER, Column.IMMOVABLE] == PAGEBLOCK
         kinds = np.where(absent & (self.frames["kind"][slots] == Kind.FREE), Kind.HOLE, self.frames["kind"][slots])
-        names = [Kind(kind).name.lower() if Kind(kind) in IMMOVABLE else "pinned" for kind in kinds]
-        return int(slots[0]), tuple(Counter(names).most_common())
+        met = Counter[str]()
+        for kind, frames in zip(*np.unique(kinds, return_counts=True), strict=True):
+            met[Kind(kind).name.lower() if Kind(kind) in IMMOVABLE else "pinned"] += int(frames)
+        return int(slots[0]), tuple(met.most_common())

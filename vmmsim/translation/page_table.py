@@ -41,6 +41,7 @@ from vmmsim.translation.table_kernels import (
     remap_leaves,
     split_leaves,
     translate_pages,
+    translate_range,
     unmap_leaves,
 )
 from vmmsim.translation.table_pool import TablePool, Tables
@@ -190,6 +191,12 @@ class PageTable:
         page = _as_pages(pages)
         frames = np.empty_like(page)
         translate_pages(self.pool.entries, self.root, self.levels, page, frames)
+        return frames
+
+    def translate_range(self, start: int, end: int) -> NDArray[np.int32]:
+        """Return int32[end - start]: the frame of each page of [start, end), -1 where there is none."""
+        frames = np.empty(end - start, np.int32)
+        translate_range(self.pool.entries, self.root, self.levels, start, frames)
         return frames
 
     def mapped_sizes(self, pages: ArrayLike) -> NDArray[np.int64]:

@@ -92,6 +92,24 @@ def translate_pages(pool: Pool, root: int, levels: int, pages: NDArray[np.int64]
 
 
 @kernel
+def translate_range(pool: Pool, root: int, levels: int, start: int, frames: NDArray[np.int32]) -> None:
+    """Write to ``frames`` (int32[n]) the frames of pages start .. start + n, -1 where a page is not mapped."""
+    end = start + frames.size
+    page = start
+    while page < end:
+        place, level = find_leaf(pool, root, levels, page)
+        entry = pool[place]
+        span = 1 << 9 * (level - 1)
+        last = min(end, (page & -span) + span)
+        frame = frame_of(entry) + (page & span - 1) if entry & PRESENT else -1
+        step = 1 if entry & PRESENT else 0
+        for at in range(page - start, last - start):
+            frames[at] = frame
+            frame += step
+        page = last
+
+
+@kernel
 def look_at_pages(
     pool: Pool, root: int, levels: int, pages: NDArray[np.int64], flags: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> None:
