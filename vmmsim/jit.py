@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import llvmlite
 import numba
+import numpy as np
 from numba.core import config as numba_config
 from numba.core import types
 from numba.extending import intrinsic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from numpy.typing import ArrayLike, NDArray
 
 config: Any = numba_config
 """numba sets its variables at run time, where the type checker does not see them."""
@@ -132,6 +135,17 @@ def kernel(function: F) -> F:
 def inlined(function: F) -> F:
     """Return ``function`` for use inside kernels, merged into its callers by LLVM: for what runs at every access."""
     return _for_all_values(numba.njit(forceinline=True, **OPTIONS)(function))  # type: ignore[no-any-return]
+
+
+def one_each(values: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Return ``values`` as int64[count] for a kernel, a single one repeated; ``ValueError`` if their number differs.
+
+    NumPy broadcasts to read-only arrays, and a kernel would be compiled once more for these.
+    """
+    found = np.asarray(values, np.int64)
+    if found.shape != (count,):
+        found = np.broadcast_to(found, (count,)).copy()
+    return np.ascontiguousarray(found)
 
 
 if INTERPRETED:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vmmsim.jit import one_each
 from vmmsim.memory import bulk, ranges
 from vmmsim.memory.audit import audit
 from vmmsim.memory.frames import IMMOVABLE, ISOLATED, KINDS, NOBODY, ORDERS, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
@@ -329,7 +330,7 @@ class Memory(Measures):
     def _pages(self, pages: ArrayLike | None, count: int) -> NDArray[np.int64]:
         if pages is None:
             return NONE
-        return np.ascontiguousarray(np.broadcast_to(np.asarray(pages, np.int64), (count,)))
+        return one_each(pages, count)
 
     def _check_range(self, start: int, end: int) -> None:
         if not 0 <= start < end <= self.zone.frames:

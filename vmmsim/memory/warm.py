@@ -9,6 +9,8 @@ from vmmsim.memory.ageing import HOUR_NS, age, profile
 from vmmsim.memory.compaction import Mode, compact, evacuate, finish
 from vmmsim.memory.frames import PAGEBLOCK, Kind
 from vmmsim.memory.ledger import Memory
+from vmmsim.memory.placement import Placement
+from vmmsim.memory.window import choose
 
 
 def warm() -> None:
@@ -33,3 +35,14 @@ def warm() -> None:
     aged = Memory(4 * PAGEBLOCK, name="warm")
     lived = attrs.evolve(profile("host"), file_pages=32, process_pages=32)
     age(aged, HOUR_NS // 100, np.random.default_rng(0), lived)
+    _place(aged)
+
+
+def _place(host: Memory) -> None:
+    """Choose a window for pages that lie in a cycle, and fill it."""
+    backing = np.append(np.arange(1, PAGEBLOCK, dtype=np.int32), np.int32(0))
+    choose(backing, host.survey(1), host.frames, base=0, budget=1, free_pages=host.free_pages)
+    plan = Placement(backing, base=0, offset=0, free=np.zeros(backing.size, np.bool_))
+    plan.lend(PAGEBLOCK)
+    while batch := plan.batch():
+        plan.commit(batch)

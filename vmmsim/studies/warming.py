@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import vmmsim
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _GIB: Final = 1 << 30
 _MIB: Final = 1 << 20
 
 
 def warm() -> None:
-    """Run each kernel once: on toys by itself, and as the actors call it in a short life."""
+    """Run each kernel once: on toys by itself, and as the actors call it in a short life.
+
+    Where there is a second processor, the kernels of the memory are compiled beside the others.
+    """
     from vmmsim.memory.warm import warm as warm_memory
     from vmmsim.translation.warm import warm as warm_translation
     from vmmsim.workloads.warm import warm as warm_workloads
 
-    warm_translation()
-    warm_workloads()
+    with _beside("from vmmsim.memory.warm import warm; warm()"):
+        warm_translation()
+        warm_workloads()
     warm_memory()
     _live()
+
+
+@contextlib.contextmanager
+def _beside(program: str) -> Iterator[None]:
+    """Run a Python program meanwhile. It only fills the cache, and what it failed to leave there is compiled here."""
+    if (os.cpu_count() or 1) < 2:
+        yield
+        return
+    root = str(Path(vmmsim.__file__).parent.parent)
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    other = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield
+        other.wait()
+    finally:
+        other.kill()
+        other.wait()
 
 
 def _live() -> None:

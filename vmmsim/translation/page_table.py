@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from vmmsim.addresses import SIZE_NAMES, TABLE_ENTRIES, size_pages
+from vmmsim.jit import one_each
 from vmmsim.translation.table_entry import (
     ACCESSED,
     DIRTY,
@@ -131,7 +132,7 @@ class PageTable:
         """
         page = _as_pages(pages)
         frame = _checked_frames(page, frames, size)
-        flag = np.ascontiguousarray(np.broadcast_to(np.asarray(flags, np.int64), page.shape))
+        flag = one_each(flags, page.size)
         done = 0
         while done < page.size:
             done += self._map_some(page[done:], frame[done:], size, flag[done:])
@@ -395,7 +396,7 @@ def _as_pages(pages: ArrayLike) -> NDArray[np.int64]:
 
 def _checked_frames(pages: NDArray[np.int64], frames: ArrayLike, size: int) -> NDArray[np.int64]:
     """Return a frame for each page; ``ValueError`` if one cannot be in a leaf of ``size``."""
-    frame = np.ascontiguousarray(np.broadcast_to(np.asarray(frames, np.int64), pages.shape))
+    frame = one_each(frames, pages.size)
     if np.any((pages | frame) & (size_pages(size) - 1)):
         raise ValueError(f"pages and frames must be multiples of {size_pages(size)}")
     if frame.size and not 0 <= int(frame.min()) <= int(frame.max()) <= FRAME_MASK:
