@@ -66,9 +66,8 @@ class Compactor:
         choice = builder.choose(base, limit, self._leased())
         if isinstance(choice, Infeasible):
             gone = choice.what == "size" or {kind for kind, _ in choice.kinds} == {"bad"}
-            return self._refuse((vm.number, base, limit), Attempt(won=False, why=str(choice), hopeless=gone))
-        if others := builder.may_not_evict(choice):
-            return self._refuse((vm.number, base, limit), Attempt(won=False, why=others))
+            why = f"host compaction is off, and {choice}" if choice.what == "others" else str(choice)
+            return self._refuse((vm.number, base, limit), Attempt(won=False, why=why, hopeless=gone))
         self._builders[vm.number] = builder
         try:
             attempt = yield from builder.building(choice)
