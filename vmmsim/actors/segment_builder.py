@@ -61,7 +61,6 @@ class SegmentBuilder:
         self.copied_pages = 0
         self.zeroed_pages = 0
         self.dropped_pages = 0
-        self._span = (0, 0)
         self.in_flight: Token | None = None
         """Frames whose copy is under way; None between turns, and once somebody else has taken them away."""
         self.given_up = ""
@@ -84,13 +83,8 @@ class SegmentBuilder:
             free_pages=host.spare_pages + host.count(kind=Kind.CACHE),
             within=(movable_from if (movable_from := int(host.zone.kernelcore)) < host.pages else 0, host.pages),
             leased=leased,
+            only_owner=None if self.may_evict else vm.number,
         )
-
-    def may_not_evict(self, choice: Choice) -> str:
-        """Return why the window may not be cleared; "" if it may, or need not be."""
-        self._span = (choice.base, choice.limit)
-        others = 0 if self.may_evict else self._others(choice.start, choice.end)
-        return f"host compaction is off, and {others} pages of others are in the best window" if others else ""
 
     def building(self, choice: Choice) -> Generator[Event, object, Attempt]:
         """Build the segment at the window chosen; the attempt says what it took, or why it was given up."""
@@ -206,32 +200,30 @@ class SegmentBuilder:
                     return ""
         return ""
 
-    def _others(self, start: int, end: int) -> int:
-        """Return how many pages of others, not counting page cache, are in [start, end)."""
-        steps = range(start, end, WINDOW_STEP)
-        return sum(int(self._are(first, min(first + WINDOW_STEP, end), Kind.USER).sum()) for first in steps)
-
     def _are(self, first: int, last: int, kind: Kind, *, busy: bool = False) -> NDArray[np.bool_]:
         """Tell which frames of [first, last) are movable ones of others; ``busy``: those held now, too."""
         book = self.host.frames[first:last]
         movable = (book["kind"] == kind) & (book["mark"] & (PINNED if busy else PINNED | ISOLATED) == 0)
         if kind == Kind.USER:
-            base, limit = self._span
+            base, limit = self._lease.base, self._lease.limit
             own = (book["owner"] == self.vm.number) & (book["page"] >= base) & (book["page"] < limit)
             movable &= ~own
         return np.asarray(movable)
 
     def _evict_some(self, old: NDArray[np.int64]) -> Generator[Event, object, str]:
-        if not (yield from self._copying(old)):
-            return ""
+        """Move as many of these pages out as there is room for; return how much is missing if there is none."""
         short = int(old.size) - self.host.spare_pages
         if short > 0:
             self.vmm.free_wanted(short)
         # Not below the marks: page tables can lie in the lower part of memory only.
+        room = min(int(old.size), self.host.spare_pages)
+        if not room:
+            return f"{old.size} free frames short outside the window"
+        old = old[:room]
+        if not (yield from self._copying(old)):
+            return ""
         new = self.host.take(int(old.size), kind=Kind.USER)
-        if new.size < old.size:
-            self.host.give_back(new)
-            return f"{old.size - new.size} free frames short outside the window"
+        old = old[: new.size]
         book = self.host.frames
         owners, pages = book["owner"][old].copy(), book["page"][old].astype(np.int64)
         for owner in np.unique(owners).tolist():
