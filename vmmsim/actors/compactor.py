@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
+from vmmsim.actors.build_turns import TURN_PAGES
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
-from vmmsim.actors.segment_builder import TURN_PAGES, SegmentBuilder
+from vmmsim.actors.segment_builder import SegmentBuilder
 from vmmsim.memory import compaction_policy as policy
 from vmmsim.memory.compaction import Compaction as Run
 from vmmsim.memory.compaction import Mode
@@ -95,7 +96,7 @@ class Compactor:
     def disrupt(self) -> None:
         """Let go of everything that is being copied: a frame of it must be had now. Turns are done again."""
         for builder in self._builders.values():
-            builder.abandon_turn()
+            builder.turns.abandon()
         if self._in_flight is not None:
             abandon(self.vmm.host, self._in_flight)
             self._in_flight = None
