@@ -26,6 +26,13 @@ def pages_needed(region: Region) -> int:
     return (region.start % PAGEBLOCK) + region.pages
 
 
+def pages_mapped(guest_os: GuestOs, region: Region) -> int:
+    """Return how many pages of the region are mapped: to be copied, should it get its segment now."""
+    process = guest_os.vm.process
+    assert process is not None
+    return int(process.mapped[process.region_numbers(region)].sum())
+
+
 def find_run(guest_os: GuestOs, region: Region, *, within: tuple[int, int] | None = None) -> int:
     """Return the first gfn of a free range for the segment of ``region``, congruent with it; -1 if there is none."""
     start = guest_os.vm.guest.find_free_run(pages_needed(region), align=PAGEBLOCK, within=within)
@@ -41,9 +48,9 @@ def enter(guest_os: GuestOs, region: Region, first: int) -> int:
     vm, process = guest_os.vm, guest_os.vm.process
     assert process is not None
     span = process.region_numbers(region)
+    copies = pages_mapped(guest_os, region)
     numbers = np.arange(span.start, span.stop, dtype=np.int64)
     gfns = first + np.arange(region.pages, dtype=np.int64)
-    copies = int(process.mapped[span].sum())
     vm.guest.take_range(first, first + region.pages, kind=Kind.USER, owner=process.number, pages=numbers)
     guest_os.vmm.back(vm, gfns)
     guest_os.unmap(region.start, region.start + region.pages)

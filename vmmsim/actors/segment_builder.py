@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.build_turns import TURN_PAGES, BuildTurns
+from vmmsim.actors.costs import copy_ns, rendezvous_ns
 from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.eviction import Eviction
 from vmmsim.actors.placing import Placing
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, VmLost
+from vmmsim.actors.worth import Effort
 from vmmsim.addresses import format_duration, write_bytes
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 from vmmsim.memory.window import Choice, Infeasible, choose
@@ -71,6 +74,17 @@ class SegmentBuilder:
             within=(movable_from if (movable_from := int(host.zone.kernelcore)) < host.pages else 0, host.pages),
             leased=leased,
             only_owner=None if self.may_evict else vm.number,
+        )
+
+    def effort(self, choice: Choice) -> Effort:
+        """Return what building at a window takes: copies at the bandwidth given, zeroing, the rendezvous at the end."""
+        vcpus = self.vm.description.vcpus
+        fault = rates.number("vmm.fault_2m_ns") / PAGEBLOCK if self.vmm.thp else rates.number("vmm.fault_4k_ns")
+        return Effort(
+            copied_pages=choice.copies,
+            zeroed_pages=choice.absent,
+            copies_ns=copy_ns(choice.copies, self.turns.bandwidth) + round(choice.absent * fault),
+            stall_ns=vcpus * rendezvous_ns(vcpus),
         )
 
     def building(self, choice: Choice) -> Generator[Event, object, Attempt]:
