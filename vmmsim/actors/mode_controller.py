@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Protocol, cast, get_args
 
 from vmmsim import rates
 from vmmsim.actors import guest_segment
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
-from vmmsim.actors.views import HostView, VmView, host_view, vm_view
+from vmmsim.actors.views import host_view, vm_view
 from vmmsim.actors.vm import mode_name, wants
 from vmmsim.actors.worth import Worth, guest_effort
 from vmmsim.addresses import format_bytes, format_duration, write_bytes
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.worth import Effort, Level
     from vmmsim.decisions import Outcome, Recorder
-    from vmmsim.protocols import Region
+    from vmmsim.protocols import ModePolicy, Region
 
 
 class Priority(IntEnum):
@@ -78,13 +78,6 @@ class GuestCompaction(Protocol):
 
     def clearing(self, pages: int) -> Generator[Event, object, str]:
         """Make a free run of ``pages``; return "" or what is in the way."""
-
-
-class ModePolicy(Protocol):
-    """A user's mode policy."""
-
-    def wanted(self, vm: VmView, host: HostView) -> VmMode:
-        """Return the mode that the VM should want now; asked about once a second, less often while nothing changes."""
 
 
 FORCED: Final = {"faults": Priority.CORRECTNESS, "memory": Priority.SURVIVAL}
@@ -208,7 +201,7 @@ class ModeController:
             why = f"the policy wants {wanted!r}, which is no mode"
             self.recorder.decide("mode_controller", "want", vm=vm.name, asked=str(wanted), outcome="refused", why=why)
         elif wanted != vm.mode_wanted:
-            self.want(wanted)
+            self.want(cast(VmMode, wanted))
 
     def _is_held(self) -> bool:
         priority, until = self.held
