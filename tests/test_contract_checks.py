@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
+import random
 import re
+import time
+from typing import Literal
 
+import attrs
 import numpy as np
 import pytest
 
 from vmmsim.protocols import Churn, Region
-from vmmsim.testing import check_workload
+from vmmsim.testing import check_mode_policy, check_workload
 
 PAGES = 40
 
@@ -125,3 +131,165 @@ def test_a_workload_that_does_not_is_caught(kind, line):
     with pytest.raises(AssertionError) as caught:
         check_workload(kind())
     assert re.search(line, str(caught.value)), str(caught.value)
+
+
+# Mode policies
+
+
+class Thrifty:
+    """Segments while walks cost much, and those there are."""
+
+    def wanted(self, vm, host):
+        if vm.mode != "base":
+            return vm.mode
+        return "vmm-direct" if vm.overhead is not None and vm.overhead > 0.1 else "base"
+
+
+@attrs.frozen
+class Roomy:
+    """Goes by the host, and gives in: it stops wanting what a full host refuses."""
+
+    share: float = 0.1
+    mode: Literal["dual-direct", "guest-direct"] = "dual-direct"
+
+    def wanted(self, vm, host):
+        return self.mode if host.free_bytes > self.share * host.memory_bytes or vm.mode == self.mode else "base"
+
+
+class Named(enum.StrEnum):
+    FAST = "dual-direct"
+
+
+class ByName:
+    def wanted(self, vm, host):
+        return Named.FAST if vm.name == "db" else "base"
+
+
+@pytest.mark.parametrize("policy", [Thrifty(), Roomy(), Roomy(mode="guest-direct"), ByName()], ids=repr)
+def test_a_mode_policy_that_keeps_the_contract_passes(policy):
+    check_mode_policy(policy)
+
+
+class ForgetsThatNothingIsKnown:
+    """The mistake that one makes first: before the first sample there is no overhead."""
+
+    def wanted(self, vm, host):
+        return "vmm-direct" if vm.overhead > 0.1 else "base"
+
+
+class DividesByFreeMemory:
+    def wanted(self, vm, host):
+        return "base" if vm.memory_bytes / host.free_bytes > 1 else "vmm-direct"
+
+
+class Misspells:
+    def wanted(self, vm, host):
+        return "dual-drect" if vm.memory_bytes > 1 << 32 else "base"
+
+
+class WantsAModeOfHardwareWithoutVms:
+    def wanted(self, vm, host):
+        return "native"
+
+
+class SaysNothingOnAFullHost:
+    def wanted(self, vm, host):
+        if host.free_bytes:
+            return "base"
+        return None
+
+
+class GivesUpAfterRefusals:
+    """It counts how often it was asked, which is not its affair."""
+
+    def __init__(self):
+        self.refused = 0
+
+    def wanted(self, vm, host):
+        self.refused += vm.mode != vm.mode_wanted
+        return "base" if self.refused > 5 else "dual-direct"
+
+
+class Draws:
+    def __init__(self):
+        self.random = random.Random(1)
+
+    def wanted(self, vm, host):
+        return self.random.choice(["base", "vmm-direct"])
+
+
+class LooksAtAClock:
+    def wanted(self, vm, host):
+        return "base" if time.perf_counter_ns() // 1000 % 2 else "vmm-direct"
+
+
+class Alternates:
+    def __init__(self):
+        self.turns = itertools.cycle(["base", "vmm-direct", "dual-direct"])
+
+    def wanted(self, vm, host):
+        return next(self.turns)
+
+
+class SetsTheMode:
+    def wanted(self, vm, host):
+        vm.mode_wanted = "dual-direct"
+        return "dual-direct"
+
+
+class SetsTheModeByForce:
+    def wanted(self, vm, host):
+        object.__setattr__(vm, "mode_wanted", "dual-direct")
+        return "dual-direct"
+
+
+class Yields:
+    def wanted(self, vm, host):
+        yield "base"
+
+
+class TakesTheVmOnly:
+    def wanted(self, vm):
+        return "base"
+
+
+class HasNoMethod:
+    def want(self, vm, host):
+        return "base"
+
+
+class AnswersInBits:
+    def wanted(self, vm, host):
+        return (True, False)
+
+
+WRONG_POLICIES = [
+    (ForgetsThatNothingIsKnown, r"wanted raises TypeError: '>' not supported.*; with vm\.mode .*vm\.overhead None"),
+    (DividesByFreeMemory, r"wanted raises ZeroDivisionError: .*host\.free_bytes 0$"),
+    (Misspells, r'wanted says "dual-drect", which is no mode; did you mean "dual-direct"\?; with'),
+    (WantsAModeOfHardwareWithoutVms, r'wanted says "native", which is no mode'),
+    (SaysNothingOnAFullHost, r'wanted says None, which is no mode; write one of "base", .*host\.free_bytes 0$'),
+    (GivesUpAfterRefusals, r'wanted says "base", and said "dual-direct" of the same views'),
+    (Draws, r"of the same views: it must not remember, draw or look at a clock"),
+    (LooksAtAClock, r"of the same views"),
+    (Alternates, r"of the same views"),
+    (SetsTheMode, r"wanted raises FrozenInstanceError"),
+    (SetsTheModeByForce, r"wanted changes what it is shown"),
+    (Yields, r"wanted yields: a policy has no clock"),
+    (TakesTheVmOnly, r"wanted raises TypeError: .*takes 2 positional arguments"),
+    (HasNoMethod, r"HasNoMethod has no method wanted\(vm, host\)"),
+    (AnswersInBits, r"wanted says \(True, False\), which is no mode; write one of"),
+]
+
+
+@pytest.mark.parametrize(("kind", "line"), WRONG_POLICIES, ids=[kind.__name__ for kind, _ in WRONG_POLICIES])
+def test_a_mode_policy_that_does_not_is_caught_in_one_line(kind, line):
+    with pytest.raises(AssertionError) as caught:
+        check_mode_policy(kind())
+    assert re.search(line, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_is_not_a_policy():
+    with pytest.raises(AssertionError, match=r"Thrifty is a class: check what it makes, Thrifty\(\)"):
+        check_mode_policy(Thrifty)

@@ -172,3 +172,54 @@ class Workload(Protocol):
         for the first time again. A process that ends and is followed by another is such a free.
         """
         ...
+
+
+@attrs.frozen(kw_only=True)
+class VmView:
+    """A VM as a policy sees it."""
+
+    name: str
+    memory_bytes: int
+    """Present in the guest, the balloon's included."""
+    used_bytes: int
+    """In use in the guest: neither free nor given up."""
+    resident_bytes: int
+    """Host memory that backs it."""
+    balloon_bytes: int
+    """Given up to the balloon."""
+    mode: str
+    """The mode it has."""
+    mode_wanted: str
+    """The mode it wants."""
+    overhead: float | None
+    """Walk cycles over ideal cycles by the last sample; None before the first."""
+
+
+@attrs.frozen(kw_only=True)
+class HostView:
+    """The host as a policy sees it."""
+
+    memory_bytes: int
+    free_bytes: int
+    largest_free_bytes: int
+    """Longest run of free memory."""
+    vms: tuple[str, ...]
+    """Names of the VMs that run."""
+
+
+class ModePolicy(Protocol):
+    """A mode policy: says which mode a VM should want now.
+
+    It is asked when its VM boots, after each change, and after each wait, which is longer the longer nothing changes:
+    how often is not its affair. So it is a pure function: equal views give equal answers, always, and no call changes
+    the answer of another. What it must remember stands in the views: ``mode`` and ``mode_wanted``.
+
+    A mode that is wanted may be refused, and not be had for a long time, or at all; and it may be lost. The policy sees
+    that, and is asked again.
+
+    ``vmmsim.testing.check_mode_policy`` tests all of it.
+    """
+
+    def wanted(self, vm: VmView, host: HostView) -> str:
+        """Return the mode that ``vm`` should want: "base", "guest-direct", "vmm-direct" or "dual-direct"."""
+        ...

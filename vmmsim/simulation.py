@@ -33,7 +33,7 @@ from vmmsim.scaling import scaled, scaled_machine
 from vmmsim.scenario.values import VmMode
 from vmmsim.scenario_file import machine_of
 from vmmsim.translation.engine import Engine
-from vmmsim.verbs import Handle, Verbs
+from vmmsim.verbs import Verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest import Guest
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.config import Machine
+    from vmmsim.handles import Handle
     from vmmsim.scenario import Scenario
 
 MAX_EVENTS: Final = 10**9

@@ -17,8 +17,9 @@ from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.actors.vmm import VmLost
-from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
+from vmmsim.addresses import parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
+from vmmsim.handles import Handle
 from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
 from vmmsim.scenario import VM
@@ -47,15 +48,6 @@ if TYPE_CHECKING:
 Doing = "Generator[simpy.Event, object, Any]"
 
 
-def bytes_of(size: str | int) -> int:
-    """Return the bytes that "64GiB" or a whole number mean; ``BadInput`` for anything else."""
-    if isinstance(size, str):
-        return parse_bytes(size)
-    if type(size) is int:
-        return size
-    raise BadInput(f'{size!r} is not a size; write e.g. "64GiB", or whole bytes')
-
-
 def duration_of(duration: str | int) -> int:
     """Return the nanoseconds that "2h" or a whole number mean; ``BadInput`` for anything else."""
     if isinstance(duration, str):
@@ -70,88 +62,6 @@ def _refused_if_lost(doing: Any) -> Any:
         return (yield from doing)
     except VmLost as lost:
         raise Refused("go on", why=str(lost)) from None
-
-
-class Handle:
-    """A VM that runs, as scripts see it. Every verb returns a started ``simpy.Process``."""
-
-    def __init__(self, verbs: Verbs, guest: Guest) -> None:
-        self._verbs = verbs
-        self._guest = guest
-        self.balloon = BalloonHandle(verbs, guest)
-        """Its balloon: ``inflate``, ``deflate``, ``target``."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self._guest.vm.name
-
-    @property
-    def mode(self) -> str:
-        """The mode it has now."""
-        return self._guest.vm.mode
-
-    @property
-    def running(self) -> bool:
-        """Whether it runs still."""
-        return self._guest.vm.running
-
-    @property
-    def progress(self) -> int:
-        """Accesses its workload has made."""
-        return self._guest.vm.progress
-
-    def want(self, mode: str) -> simpy.Process:
-        """Want another mode from now on; the process ends when the VM has it."""
-        return self._verbs.start(self._verbs.wanting(self._guest, mode))
-
-    def self_balloon(self, size: str | int) -> simpy.Process:
-        """Exchange scattered free memory for a contiguous range at the end of gPA."""
-        return self._verbs.start(self._verbs.self_ballooning(self._guest, bytes_of(size)))
-
-    def hot_add(self, size: str | int) -> simpy.Process:
-        """Add memory at the end of gPA, in blocks of 128 MiB."""
-        return self._verbs.start(self._verbs.hot_adding(self._guest, bytes_of(size)))
-
-    def hot_remove(self, size: str | int) -> simpy.Process:
-        """Take memory away from the end of gPA, in blocks of 128 MiB."""
-        return self._verbs.start(self._verbs.hot_removing(self._guest, bytes_of(size)))
-
-    def load(self, share: float | None) -> simpy.Process:
-        """Run the workload at a share of full load; None follows its schedule."""
-        return self._verbs.start(self._verbs.loading(self._guest, share))
-
-    def shutdown(self) -> simpy.Process:
-        """Shut it down."""
-        return self._verbs.start(self._verbs.shutting_down(self.name))
-
-
-class BalloonHandle:
-    """The balloon of a VM."""
-
-    def __init__(self, verbs: Verbs, guest: Guest) -> None:
-        self._verbs = verbs
-        self._guest = guest
-
-    @property
-    def size_bytes(self) -> int:
-        """What it holds now."""
-        return self._guest.vm.ballooned_pages << 12
-
-    def inflate(self, size: str | int) -> simpy.Process:
-        """Ask the guest for ``size`` more; refused if it cannot give as much."""
-        pages = bytes_of(size) >> 12
-        return self._verbs.start(self._verbs.inflating(self._guest, pages))
-
-    def deflate(self, size: str | int) -> simpy.Process:
-        """Give ``size`` back to the guest."""
-        pages = max(self._guest.vm.ballooned_pages - (bytes_of(size) >> 12), 0)
-        return self._verbs.start(self._guest.balloon.resizing(pages))
-
-    def target(self, memory: str | int) -> simpy.Process:
-        """Let the guest keep ``memory``, and ask for the rest."""
-        pages = max(self._guest.vm.memory_pages - (bytes_of(memory) >> 12), 0)
-        return self._verbs.start(self._verbs.ballooning(self._guest, pages))
 
 
 class Verbs:

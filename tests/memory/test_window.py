@@ -142,6 +142,64 @@ def test_no_aligned_offset_is_cheaper_and_feasible_than_the_one_chosen(seed: int
         assert choice.what in ("immovable", "memory")
 
 
+@settings(max_examples=8 if INTERPRETED else 60)
+@given(st.integers(0, 2**32), st.sampled_from([0, 512, 300]), st.sampled_from([0.0, 0.0005, 0.002]))
+def test_where_others_may_not_be_moved_the_cheapest_window_without_them_is_chosen(
+    seed: int, base: int, crowd: float
+) -> None:
+    """Judged page by page: page cache and the VM's own pages, outside its segment too, are in nobody's way."""
+    random = np.random.default_rng(seed)
+    host = Host(12 * PAGEBLOCK)
+    hfns = np.arange(host.frames.size)
+    for kind, owner, share in ((Kind.CACHE, NOBODY, 0.1), (Kind.USER, VM, 0.1), (Kind.USER, OTHER, crowd)):
+        host.put(hfns[random.random(hfns.size) < share], kind, owner=owner)
+    pages = 3 * PAGEBLOCK
+    backing = random.permutation(np.flatnonzero(host.frames["kind"] == Kind.FREE))[:pages].copy()
+    backing[random.random(pages) < 0.3] = -1
+    host.vm(backing, base=base)
+    book = host.frames
+    costs, fewest = {}, pages
+    for start in range(hfns.size - pages + 1):
+        offset = start - base
+        window = book[start : start + pages]
+        foreign = int(np.count_nonzero((window["kind"] == Kind.USER) & (window["owner"] != VM)))
+        if offset % PAGEBLOCK == 0:
+            fewest = min(fewest, foreign)
+            if not foreign:
+                counts = by_definition(host, offset)
+                costs[offset] = counts["others"] + counts["wrong_slot"] + counts["outside"]
+    choice = host.choose(only_owner=VM)
+    if isinstance(choice, Choice):
+        window = book[choice.start : choice.end]
+        assert not np.any((window["kind"] == Kind.USER) & (window["owner"] != VM))
+        assert choice.copies <= min(costs.values(), default=choice.copies) + (2 * PAGEBLOCK if base % PAGEBLOCK else 0)
+    else:
+        assert not costs
+        assert (choice.what, choice.pages) == ("others", fewest)
+
+
+def test_a_cheap_window_with_pages_of_others_is_passed_over_for_a_free_one() -> None:
+    """Blocks 0 and 1 hold the VM, all in place but one page, which another has; 2 and 3 hold the rest of its own."""
+    host = Host(6 * PAGEBLOCK).vm(np.where(np.arange(1024) == 7, 5 * PAGEBLOCK, np.arange(1024)))
+    host.put([7], Kind.USER).put(slice(2 * PAGEBLOCK, 4 * PAGEBLOCK, 3), Kind.USER, owner=VM)
+    free = host.choose()
+    assert isinstance(free, Choice)
+    assert (free.offset, free.copies, free.barred) == (0, 2, 0), "one page out, one in"
+    alone = host.choose(only_owner=VM)
+    assert isinstance(alone, Choice)
+    assert (alone.start, alone.copies, alone.others, alone.barred) == (4 * PAGEBLOCK, 1024, 0, 0), "all of them move"
+
+
+def test_pages_of_the_vm_outside_its_segment_may_be_moved_away_like_those_in_it() -> None:
+    """As before, with a page of others in each window but the second and the third."""
+    host = Host(6 * PAGEBLOCK).vm(np.where(np.arange(1024) == 7, 5 * PAGEBLOCK, np.arange(1024)))
+    host.put(slice(2 * PAGEBLOCK, 4 * PAGEBLOCK, 3), Kind.USER, owner=VM).put([7, 4 * PAGEBLOCK + 9], Kind.USER)
+    choice = host.choose(only_owner=VM)
+    assert isinstance(choice, Choice)
+    assert choice.start == PAGEBLOCK
+    assert (choice.others, choice.wrong_slot, choice.outside) == (171, 512, 512), "every third page of a block"
+
+
 def test_a_vm_in_one_piece_stays_where_it_is() -> None:
     host = Host(16 * PAGEBLOCK).vm(np.arange(2048) + 3 * PAGEBLOCK, base=512)
     choice = host.choose()
@@ -214,6 +272,15 @@ class TestRefusals:
         assert refused.kinds == (("kernel", 2),)
         assert "2 pages of the best window can have no slot (2 kernel; the first at hfn 0x5)" in str(refused)
         assert isinstance(host.choose(budget=2), Choice)
+
+    def test_pages_of_others_everywhere(self) -> None:
+        host = Host(4 * PAGEBLOCK).vm([-1] * 1024).put([100, 600, 601, 1500, 1501, 1502], Kind.USER)
+        refused = host.choose(only_owner=VM)
+        assert isinstance(refused, Infeasible)
+        assert (refused.what, refused.pages) == ("others", 3), "100, 600 and 601; and from 1500 on"
+        assert "every window holds pages of others, 3 at the least" in str(refused)
+        host.put([100, 600, 601], Kind.CACHE)
+        assert host.choose(only_owner=VM).start == 0, "page cache is dropped"  # type: ignore[union-attr]
 
     def test_too_little_free_memory(self) -> None:
         host = Host(4 * PAGEBLOCK).put(slice(100, None), Kind.USER).vm([-1] * 512)

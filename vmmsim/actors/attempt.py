@@ -14,3 +14,5 @@ class Attempt:
     """How it was won; what is in the way, if it was not."""
     hopeless: bool = False
     """Nothing that may happen by itself will change that."""
+    declined: bool = False
+    """It could be had, but is not worth what it takes."""

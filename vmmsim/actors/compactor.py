@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
+from vmmsim.actors.build_turns import TURN_PAGES
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
-from vmmsim.actors.segment_builder import TURN_PAGES, SegmentBuilder
+from vmmsim.actors.segment_builder import SegmentBuilder
 from vmmsim.memory import compaction_policy as policy
 from vmmsim.memory.compaction import Compaction as Run
 from vmmsim.memory.compaction import Mode
@@ -17,7 +20,7 @@ from vmmsim.memory.moves import abandon, finish
 from vmmsim.memory.window import Infeasible
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -25,12 +28,27 @@ if TYPE_CHECKING:
 
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
+    from vmmsim.actors.worth import Effort
     from vmmsim.decisions import Recorder
     from vmmsim.memory.moves import Moves
     from vmmsim.scenario import Compaction
 
 WITHOUT_BANDWIDTH: Final = 1 << 30
 """Bytes a second for a VM's own pages where compaction is off: moving them into place is part of giving the segment."""
+
+
+@attrs.frozen
+class _Refusal:
+    """Why there was no segment, as the host was then."""
+
+    host: tuple[int, ...]
+    attempt: Attempt
+    effort: Effort | None
+    """What the best window would have taken, if it was not worth it."""
+
+    def holds(self, host: tuple[int, ...], objection: Callable[[Effort], str]) -> bool:
+        """Tell whether it would be the same again."""
+        return self.host == host and (self.effort is None or bool(objection(self.effort)))
 
 
 class Compactor:
@@ -44,7 +62,7 @@ class Compactor:
         self.moved_pages = 0
         """Pages copied since time 0."""
         self._builders: dict[int, SegmentBuilder] = {}
-        self._refused: dict[tuple[int, int, int], tuple[tuple[int, ...], Attempt]] = {}
+        self._refused: dict[tuple[int, int, int], _Refusal] = {}
         self._in_flight: Moves | None = None
         vmm.disrupt = self.disrupt
 
@@ -55,20 +73,27 @@ class Compactor:
 
     # Segments
 
-    def building(self, vm: VirtualMachine, base: int, limit: int) -> Generator[Event, object, Attempt]:
-        """Build the VMM segment of ``vm`` over gfns [base, limit), if there is a window for it."""
-        seen, refused = self._refused.get((vm.number, base, limit), (None, Attempt(won=False)))
-        if seen == self._signature():
-            return refused
+    def building(
+        self, vm: VirtualMachine, base: int, limit: int, objection: Callable[[Effort], str] = lambda effort: ""
+    ) -> Generator[Event, object, Attempt]:
+        """Build the VMM segment of ``vm`` over gfns [base, limit), if there is a window for it.
+
+        objection  asked when the window is known and nothing has been done: why that is not worth it, or ""
+        """
+        known = self._refused.get((vm.number, base, limit))
+        if known is not None and known.holds(self._signature(), objection):
+            return known.attempt
         builder = SegmentBuilder(
             self.env, self.vmm, self.recorder, vm, bandwidth=self.bandwidth, may_evict=self.settings is not None
         )
         choice = builder.choose(base, limit, self._leased())
         if isinstance(choice, Infeasible):
             gone = choice.what == "size" or {kind for kind, _ in choice.kinds} == {"bad"}
-            return self._refuse((vm.number, base, limit), Attempt(won=False, why=str(choice), hopeless=gone))
-        if others := builder.may_not_evict(choice):
-            return self._refuse((vm.number, base, limit), Attempt(won=False, why=others))
+            why = f"host compaction is off, and {choice}" if choice.what == "others" else str(choice)
+            return self._refuse((vm.number, base, limit), Attempt(won=False, why=why, hopeless=gone))
+        if why := objection(builder.effort(choice)):
+            declined = Attempt(won=False, why=why, declined=True)
+            return self._refuse((vm.number, base, limit), declined, builder.effort(choice))
         self._builders[vm.number] = builder
         try:
             attempt = yield from builder.building(choice)
@@ -77,9 +102,9 @@ class Compactor:
             self.moved_pages += builder.copied_pages
         return attempt
 
-    def _refuse(self, what: tuple[int, int, int], attempt: Attempt) -> Attempt:
+    def _refuse(self, what: tuple[int, int, int], attempt: Attempt, effort: Effort | None = None) -> Attempt:
         """Remember a refusal: as long as the host is what it was, looking at every window again finds no other."""
-        self._refused[what] = (self._signature(), attempt)
+        self._refused[what] = _Refusal(self._signature(), attempt, effort)
         return attempt
 
     def _signature(self) -> tuple[int, ...]:
@@ -96,7 +121,7 @@ class Compactor:
     def disrupt(self) -> None:
         """Let go of everything that is being copied: a frame of it must be had now. Turns are done again."""
         for builder in self._builders.values():
-            builder.abandon_turn()
+            builder.turns.abandon()
         if self._in_flight is not None:
             abandon(self.vmm.host, self._in_flight)
             self._in_flight = None

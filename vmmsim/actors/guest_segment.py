@@ -29,6 +29,13 @@ def pages_needed(region: Region) -> int:
     return (region.start % PAGEBLOCK) + region.pages
 
 
+def pages_mapped(guest_os: GuestOs, region: Region) -> int:
+    """Return how many pages of the region are mapped: to be copied, should it get its segment now."""
+    process = guest_os.vm.process
+    assert process is not None
+    return int(process.mapped[process.region_numbers(region)].sum())
+
+
 def find_run(guest_os: GuestOs, region: Region, *, within: tuple[int, int] | None = None) -> int:
     """Return the first gfn of a free range for the segment of ``region``, congruent with it; -1 if there is none."""
     start = guest_os.vm.guest.find_free_run(pages_needed(region), align=PAGEBLOCK, within=within)
@@ -44,7 +51,7 @@ def enter(guest_os: GuestOs, region: Region, first: int) -> int:
     vm, process = guest_os.vm, guest_os.vm.process
     assert process is not None
     span = process.region_numbers(region)
-    copies = int(process.mapped[span].sum())
+    copies = pages_mapped(guest_os, region)
     for at in range(0, region.pages, STEP):
         numbers = np.arange(at, min(at + STEP, region.pages), dtype=np.int64)
         gfns = first + numbers

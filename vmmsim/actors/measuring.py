@@ -10,6 +10,7 @@ import numpy as np
 from vmmsim.actors.overheads import Overheads
 from vmmsim.actors.sample import Span
 from vmmsim.actors.vm import mode_name
+from vmmsim.actors.worth import Sampled
 from vmmsim.config import MODES
 from vmmsim.decisions import THE_VM
 from vmmsim.translation.costs import Coverage
@@ -120,23 +121,37 @@ class Meter:
             self._book()
             self._last = self._sample(x0, x1)
             self._price_segment(self._last)
+            if x0 >= self.workload.begins:
+                self._tell_modes(self._last)
             self._sampled_ns = now_ns
             self._stale = False
             self.recorder.walks(self.vm.name, self.vm.mode, THE_VM, self._last.counters)
         self.write_row()
         return Cost(sample=self._last, cycles=(x1 - x0) * self.cycles_per_access, accesses=x1 - x0)
 
+    def _without_vmm_segment(self, sample: Sample) -> tuple[str, float]:
+        """Return the mode that the VM would have without its VMM segment, and r then: the same misses, linear model."""
+        now = sample.coverage
+        without = MODES[mode_name(guest=self.vm.guest_segment is not None, vmm=False)]
+        cover = Coverage(guest_only=now.both + now.guest_only, neither=now.vmm_only + now.neither)
+        cycles = sample.prices.walk_cycles(without, cover, native_misses=sample.misses, virtual_misses=sample.misses)
+        return without.name, cycles / max(sample.accesses, 1)
+
+    def _tell_modes(self, sample: Sample) -> None:
+        """Book what the sample says about the modes that the VM might have."""
+        without, cycles = self._without_vmm_segment(sample)
+        self.vm.sampled = Sampled(
+            ideal=self.workload.ideal_cycles + sample.l2_tlb_cycles,
+            walk={without: cycles, **sample.as_if, sample.mode: sample.walk_cycles},
+        )
+
     def _price_segment(self, sample: Sample) -> None:
-        """Book what the VMM segment saves each second at full load: the same misses without it, by the linear model."""
-        vm, now = self.vm, sample.coverage
+        """Book what the VMM segment saves each second at full load."""
+        vm = self.vm
         vm.saved_cycles_per_s = 0.0
         if vm.vmm_segment is None:
             return
-        without = MODES[mode_name(guest=vm.guest_segment is not None, vmm=False)]
-        cover = Coverage(guest_only=now.both + now.guest_only, neither=now.vmm_only + now.neither)
-        cycles = sample.prices.walk_cycles(
-            without, cover, native_misses=sample.misses, virtual_misses=sample.misses
-        ) / max(sample.accesses, 1)
+        _, cycles = self._without_vmm_segment(sample)
         accesses_per_s = self._frequency * vm.description.vcpus / self.cycles_per_access
         vm.saved_cycles_per_s = max(cycles - sample.walk_cycles, 0.0) * accesses_per_s
 

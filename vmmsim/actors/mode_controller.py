@@ -2,33 +2,38 @@
 
 The default policy is the MICRO 2014 paper's table: fragmented guest memory is rescued by self-ballooning, which is
 quick and comes first because donors must lie outside the VMM segment; fragmented host memory by compaction in the
-background, while the VM runs with what it has. Every refusal is recorded with demand, blocker and reason.
+background, while the VM runs with what it has. By that policy a segment is entered if it is worth it (``worth``): gain
+x expected dwell > 2 x (copies + stall). A mode that was asked for in the middle of a life, and one that a policy of the
+user's own wants, is not weighed. Every refusal is recorded with demand, blocker and reason, numbers included.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, Protocol, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, cast, get_args
 
 from vmmsim import rates
 from vmmsim.actors import guest_segment
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
-from vmmsim.actors.views import HostView, VmView, host_view, vm_view
+from vmmsim.actors.views import host_view, vm_view
 from vmmsim.actors.vm import mode_name, wants
+from vmmsim.actors.worth import Worth, guest_effort
 from vmmsim.addresses import format_bytes, format_duration, write_bytes
 from vmmsim.scenario import VmMode
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from simpy import Environment, Event
 
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.self_balloon import Exchanged
     from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.actors.worth import Effort, Level
     from vmmsim.decisions import Outcome, Recorder
-    from vmmsim.protocols import Region
+    from vmmsim.protocols import ModePolicy, Region
 
 
 class Priority(IntEnum):
@@ -62,8 +67,10 @@ class Exchange(Protocol):
 class Builder(Protocol):
     """What builds VMM segments (see ``compactor.Compactor``)."""
 
-    def building(self, vm: VirtualMachine, base: int, limit: int) -> Generator[Event, object, Attempt]:
-        """Build the VMM segment of ``vm`` over gfns [base, limit)."""
+    def building(
+        self, vm: VirtualMachine, base: int, limit: int, objection: Callable[[Effort], str]
+    ) -> Generator[Event, object, Attempt]:
+        """Build the VMM segment of ``vm`` over gfns [base, limit), unless there is an objection to what it takes."""
 
 
 class GuestCompaction(Protocol):
@@ -73,17 +80,14 @@ class GuestCompaction(Protocol):
         """Make a free run of ``pages``; return "" or what is in the way."""
 
 
-class ModePolicy(Protocol):
-    """A user's mode policy."""
-
-    def wanted(self, vm: VmView, host: HostView) -> VmMode:
-        """Return the mode that the VM should want now; asked about once a second, less often while nothing changes."""
-
-
 FORCED: Final = {"faults": Priority.CORRECTNESS, "memory": Priority.SURVIVAL}
 """Reasons for which a segment is taken away and held off for a while."""
+WEIGHING: Final = "paper"
+"""The policy that enters no segment that is not worth it."""
 RESCUES: Final = {"paper": "self-balloon", "guest-compaction": "compaction", "wait": "none"}
 """What each policy does about fragmented guest memory."""
+SEGMENTS: Final[dict[Level, str]] = {"guest": "guest segment", "vmm": "VMM segment"}
+"""What each level's segment is called."""
 
 
 class ModeController:
@@ -111,6 +115,10 @@ class ModeController:
         self.policy: ModePolicy | None = None
         """Who says which mode is wanted, if a user's code does."""
         self.rescue = RESCUES.get(self.vm.description.mode_policy, RESCUES["paper"])
+        self.worth = Worth(self.vm)
+        """What it knows of gain and dwell."""
+        self.weighs = self.vm.description.mode_policy == WEIGHING
+        """Whether segments must be worth it: not once somebody has asked for a mode."""
         self.held = (Priority.DENSITY, 0)
         """Who changed the mode last of those that may hold it, and until when."""
         self.guest_tried = env.event()
@@ -126,6 +134,7 @@ class ModeController:
     def want(self, mode: VmMode, *, cause: int = -1) -> None:
         """Want another mode from now on (P2)."""
         self.vm.mode_wanted = mode
+        self.weighs = False
         self.recorder.decide(
             "mode_controller", "want", vm=self.vm.name, asked=mode, got=self.vm.mode, outcome="begun", cause=cause
         )
@@ -133,6 +142,7 @@ class ModeController:
 
     def _segment_lost(self, reason: str) -> None:
         """Look again after the VMM segment was taken away, not before the hold time is over if it had to be."""
+        self.worth.dwells["vmm"].ended(int(self.env.now))
         if reason in FORCED:
             self.held = (FORCED[reason], int(self.env.now) + int(rates.number("mode.hold_ns")))
         self.wake()
@@ -174,12 +184,12 @@ class ModeController:
         settled = True
         if wanted_guest and vm.guest_segment is None:
             attempt = yield from self._gain_guest()
-            settled &= self._tell("guest segment", attempt)
+            settled &= self._tell("guest", attempt)
         if not self.guest_tried.triggered:
             self.guest_tried.succeed()
         if wanted_vmm and vm.vmm_segment is None and vm.running:
             attempt = yield from self._gain_vmm(wanted_guest)
-            settled &= self._tell("VMM segment", attempt)
+            settled &= self._tell("vmm", attempt)
         return settled
 
     def _heed_policy(self) -> None:
@@ -191,7 +201,7 @@ class ModeController:
             why = f"the policy wants {wanted!r}, which is no mode"
             self.recorder.decide("mode_controller", "want", vm=vm.name, asked=str(wanted), outcome="refused", why=why)
         elif wanted != vm.mode_wanted:
-            self.want(wanted)
+            self.want(cast(VmMode, wanted))
 
     def _is_held(self) -> bool:
         priority, until = self.held
@@ -201,6 +211,7 @@ class ModeController:
         vm, before = self.vm, self.vm.mode
         if vm.guest_segment is not None and not wanted_guest:
             guest_segment.leave(self.guest_os, "mode")
+            self.worth.dwells["guest"].ended(int(self.env.now))
         if vm.vmm_segment is not None and not wanted_vmm:
             self.guest_os.vmm.leave_segment(vm, "mode")
         if vm.mode != before:
@@ -214,11 +225,17 @@ class ModeController:
                 why="asked for",
             )
 
-    def _tell(self, what: str, attempt: Attempt) -> bool:
+    def _objection(self, level: Level, effort: Effort) -> str:
+        """Return why the segment of a level is not worth its effort; "" if it is, or need not be."""
+        return self.worth.objection(level, effort, int(self.env.now)) if self.weighs else ""
+
+    def _tell(self, level: Level, attempt: Attempt) -> bool:
         """Record how an attempt ended, a repeated refusal once; return whether trying again is no use."""
-        vm = self.vm
+        vm, what = self.vm, SEGMENTS[level]
+        said = "not worth it" if attempt.declined else attempt.why
         if attempt.won:
             self._said.pop(what, None)
+            self.worth.dwells[level].entered(int(self.env.now))
             self.recorder.decide(
                 "mode_controller",
                 "mode",
@@ -228,9 +245,9 @@ class ModeController:
                 outcome="done",
                 why=attempt.why,
             )
-        elif self._said.get(what) != attempt.why:
-            self._said[what] = attempt.why
-            outcome: Outcome = "refused" if attempt.hopeless else "failed"
+        elif self._said.get(what) != said:
+            self._said[what] = said
+            outcome: Outcome = "refused" if attempt.hopeless or attempt.declined else "failed"
             self.recorder.decide(
                 "mode_controller", "gain", vm=vm.name, asked=what, got=vm.mode, outcome=outcome, why=attempt.why
             )
@@ -245,6 +262,8 @@ class ModeController:
             return Attempt(won=False, why="the workload has no primary region to put under a segment", hopeless=True)
         first = guest_segment.find_run(self.guest_os, region)
         if first >= 0:
+            if why := self._objection("guest", guest_effort(guest_segment.pages_mapped(self.guest_os, region), 0)):
+                return Attempt(won=False, why=why, declined=True)
             return self._enter_guest(region, first, "guest memory is contiguous")
         if self.rescue == "self-balloon":
             return (yield from self._gain_by_exchange(region))
@@ -261,6 +280,8 @@ class ModeController:
         pages = guest_segment.pages_needed(region)
         if obstacle := self.exchange.obstacle(pages):
             return Attempt(won=False, why=obstacle)
+        if why := self._objection("guest", guest_effort(guest_segment.pages_mapped(self.guest_os, region), pages)):
+            return Attempt(won=False, why=why, declined=True)
         if vm.vmm_segment is not None:
             self.guest_os.vmm.leave_segment(vm, "donors must lie outside the VMM segment")
         row = self.recorder.decide(
@@ -315,10 +336,13 @@ class ModeController:
         vm = self.vm
         attempt = Attempt(won=False, why="no memory to cover")
         for base, limit in self._ranges(wanted_guest):
+            objection = partial(self._objection, "vmm")
             if vm.remembered is not None and vm.remembered[:2] == (base, limit) and vm.remembered_moves == 0:
+                if why := objection(self.worth.rendezvous()):
+                    return Attempt(won=False, why=why, declined=True)
                 self.guest_os.vmm.enter_segment(vm, *vm.remembered)
                 return Attempt(won=True, why="the window was left as it is: entered again")
-            attempt = yield from self.builder.building(vm, base, limit)
+            attempt = yield from self.builder.building(vm, base, limit, objection)
             if attempt.won or not vm.running:
                 return attempt
         return attempt

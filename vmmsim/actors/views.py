@@ -4,44 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
+from vmmsim.protocols import HostView, VmView
 
 if TYPE_CHECKING:
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
-
-
-@attrs.frozen(kw_only=True)
-class VmView:
-    """A VM as a policy sees it."""
-
-    name: str
-    memory_bytes: int
-    """Present in the guest, the balloon's included."""
-    used_bytes: int
-    """In use in the guest: neither free nor given up."""
-    resident_bytes: int
-    """Host memory that backs it."""
-    balloon_bytes: int
-    """Given up to the balloon."""
-    mode: str
-    """The mode it has."""
-    mode_wanted: str
-    """The mode it wants."""
-    overhead: float | None
-    """Walk cycles over ideal cycles by the last sample; None before the first."""
-
-
-@attrs.frozen(kw_only=True)
-class HostView:
-    """The host as a policy sees it."""
-
-    memory_bytes: int
-    free_bytes: int
-    largest_free_bytes: int
-    """Longest run of free memory."""
-    vms: tuple[str, ...]
-    """Names of the VMs that run."""
 
 
 def vm_view(vm: VirtualMachine) -> VmView:

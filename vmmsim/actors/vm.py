@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vmmsim import scenario
     from vmmsim.actors.escapes import Escapes
     from vmmsim.actors.process import Process
+    from vmmsim.actors.worth import Sampled
     from vmmsim.memory.ledger import Memory
     from vmmsim.memory.tokens import Token
     from vmmsim.translation.escape_filter import EscapeFilter
@@ -130,6 +131,8 @@ class VirtualMachine:
         """Called with the reason when the VMM segment is taken away; set by the mode controller."""
         self.overhead: float | None = None
         """Walk cycles over ideal cycles by the last sample; None before the first."""
+        self.sampled: Sampled | None = None
+        """What the last sample past the program's initial phase says about modes; None before the first."""
         self.progress = 0
         """Accesses done by the workload."""
         self.cores: tuple[int, ...] = ()

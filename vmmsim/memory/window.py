@@ -10,7 +10,9 @@ slot g + OFFSET there. For each OFFSET
 The m are moved out, the b and c are copied into place, the n get zeroed frames, the x escape. All OFFSETs that are
 0 mod 2 MiB are looked at, by sums over pageblocks, so that the most frequent hfn - gfn of today's pages and the
 starts of free runs are among them; other OFFSETs (the most frequent ones) only if none of those will do. Whatever is
-chosen has been counted page by page. Where the segment does not begin and end with a 2 MiB block, the sums are off by
+chosen has been counted page by page. Where others' pages may not be moved, a window that holds any will not do,
+however cheap; page cache may be dropped all the same, and the VM's own pages moved, whether the segment covers them or
+not. Where the segment does not begin and end with a 2 MiB block, the sums are off by
 what the two blocks at its ends hold, and the choice may cost that much more than the best.
 """
 
@@ -66,6 +68,8 @@ class Counts:
     """Frames of the window that a change in progress holds now."""
     refuges: int
     """Frames outside the window that escaped pages will need."""
+    barred: int
+    """Of the m, mapped pages of other owners, where those may not be moved; 0 where they may."""
     escaped: NDArray[np.int64] = attrs.field(repr=False, eq=attrs.cmp_using(np.array_equal))
     """x: gfns that must escape, ascending."""
 
@@ -105,8 +109,9 @@ class Choice(Counts):
 class Infeasible:
     """No OFFSET can be built: what stands in the way at the best of them."""
 
-    what: Literal["size", "lease", "immovable", "memory"]
-    """The host is too small; every window is another's; frames that cannot move; too little free memory."""
+    what: Literal["size", "lease", "immovable", "others", "memory"]
+    """The host is too small; every window is another's; frames that cannot move; pages of others that may not; too
+    little free memory."""
     pages: int
     """How many pages stand in the way (size and memory: how many are missing)."""
     allowed: int = 0
@@ -124,6 +129,8 @@ class Infeasible:
             return f"the host has no window of that size: {self.pages} frames are missing"
         if self.what == "lease":
             return f"every window overlaps one that is leased, such as the {self.pages} frames from hfn {self.where:#x}"
+        if self.what == "others":
+            return f"every window holds pages of others, {self.pages} at the least"
         if self.what == "memory":
             return f"{self.pages} free frames are missing to clear and fill the best window"
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds)
@@ -153,6 +160,7 @@ def choose(
     free_pages: int,
     within: tuple[int, int] | None = None,
     leased: Sequence[tuple[int, int]] = (),
+    only_owner: int | None = None,
     prices: Prices = Prices(),
 ) -> Choice | Infeasible:
     """Return the cheapest OFFSET for a segment over gfns [base, base + len(backing)), or what prevents all.
@@ -164,11 +172,12 @@ def choose(
     free_pages  free frames of the host that may be used
     within      hfns [start, end) that the window may lie in; the whole host if not given
     leased      ranges of hfns that belong to other builds and segments
+    only_owner  whose pages alone may be moved; anybody's if not given
     """
     start, end = within or (0, frames.size)
     if not 0 < backing.size <= end - start:
         return Infeasible(what="size", pages=max(backing.size - (end - start), 0))
-    view = _View(backing, survey, frames, base)
+    view = _View(backing, survey, frames, base, only_owner)
     aligned = view.estimate(view.aligned_offsets(start, end), leased)
     if best := _cheapest(view, aligned, budget, free_pages, prices):
         return best
@@ -186,7 +195,7 @@ def _cheapest(view: _View, candidates: _Estimates, budget: int, free_pages: int,
         if best is not None and copies - candidates.slack - 2 * budget >= best.copies:
             break
         counts = view.count(offset)
-        if counts.escaped.size > budget or counts.shortage(free_pages):
+        if counts.escaped.size > budget or counts.barred or counts.shortage(free_pages):
             continue
         if best is None or counts.copies < best.copies:
             cost = counts.copies * prices.copy + counts.absent * prices.zero
@@ -201,12 +210,14 @@ def _blocker(
     free_pages: int,
     leased: Sequence[tuple[int, int]],
 ) -> Infeasible:
-    """Return what stands in the way at the OFFSET with the fewest pages that can have no slot."""
-    offset = next((each.least_stuck() for each in candidates if each.offset.size), None)
+    """Return what stands in the way at the OFFSET with the fewest pages that can have no slot, or may not be moved."""
+    offset = next((each.least_blocked(budget) for each in candidates if each.offset.size), None)
     if offset is None:
         first, last = min(leased)
         return Infeasible(what="lease", pages=last - first, where=first)
     counts = view.count(offset)
+    if counts.escaped.size <= budget and counts.barred:
+        return Infeasible(what="others", pages=counts.barred, best=counts)
     if counts.escaped.size <= budget:
         return Infeasible(what="memory", pages=counts.shortage(free_pages), best=counts)
     where, kinds = view.stuck_frames(counts)
@@ -225,6 +236,8 @@ class _Estimates:
     stuck: NDArray[np.int64]
     short: NDArray[np.int64]
     """Frames missing, were all of the host's frames taken: to be compared with what is free."""
+    barred: NDArray[np.int64]
+    """Pages that may not be moved: exact."""
     absent: int
     slack: int
     """How far off the sums may be."""
@@ -232,22 +245,32 @@ class _Estimates:
     def in_order(self, budget: int, free_pages: int) -> Iterator[tuple[int, int]]:
         """Yield (offset, copies) of those that may be built, cheapest first, then by pages in place, then lowest."""
         short = np.maximum(self.short - self.slack, self.absent)
-        able = np.flatnonzero((self.stuck <= budget) & (short <= free_pages))
+        able = np.flatnonzero((self.stuck <= budget) & (self.barred == 0) & (short <= free_pages))
         order = able[np.lexsort((self.offset[able], -self.in_place[able], self.copies[able]))]
         for i in order:
             yield int(self.offset[i]), int(self.copies[i])
 
-    def least_stuck(self) -> int:
-        """Return the offset with the fewest immovable frames, and of those the cheapest."""
-        order = np.lexsort((self.offset, self.copies, self.stuck))
+    def least_blocked(self, budget: int) -> int:
+        """Return the offset with the fewest immovable frames beyond ``budget``; then with the fewest pages that may not
+        be moved, the fewest immovable frames, the cheapest.
+        """
+        order = np.lexsort((self.offset, self.copies, self.stuck, self.barred, np.maximum(self.stuck - budget, 0)))
         return int(self.offset[order[0]])
 
 
 class _View:
     """One host and one VM's pages, in sums over pageblocks."""
 
-    def __init__(self, backing: NDArray[np.integer], survey: NDArray[np.int16], frames: Frames, base: int) -> None:
+    def __init__(
+        self,
+        backing: NDArray[np.integer],
+        survey: NDArray[np.int16],
+        frames: Frames,
+        base: int,
+        only_owner: int | None,
+    ) -> None:
         self.backing, self.frames, self.survey, self.base = backing, frames, survey, base
+        self.only_owner = only_owner
         self.pages = int(backing.size)
         self._pinned = bool(counting.any_pinned(frames))
         # Offsets hfn - gfn from -(last gfn) to the last hfn, in ranges of 512.
@@ -270,6 +293,10 @@ class _View:
             )
         }  # fmt: skip
         self._resident = int(own.sum())
+        if only_owner is not None:
+            barred = np.zeros(-(-frames.size // PAGEBLOCK), np.int64)
+            counting.tally_barred(frames, only_owner, barred)
+            self._sums["barred"] = np.concatenate(([0], np.cumsum(barred)))
         self._exact: dict[int, int] = {}
 
     def aligned_offsets(self, start: int, end: int) -> NDArray[np.int64]:
@@ -299,6 +326,13 @@ class _View:
         aligned[odd] = [self._exact.get(offset, 0) for offset in offsets[odd].tolist()]
         return aligned
 
+    def _barred(self, start: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many pages that may not be moved lie in the window at each ``start``."""
+        found = np.zeros(start.size, np.int64)
+        if self.only_owner is not None:
+            counting.count_barred(self.frames, self.only_owner, self._sums["barred"], start, self.pages, found)
+        return found
+
     def _below(self, name: str, hfn: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sum over frames below ``hfn``, as if a pageblock's frames were spread evenly over it."""
         sums = self._sums[name]
@@ -326,6 +360,7 @@ class _View:
             copies=others + outside + np.maximum(own - in_place, 0),
             stuck=stuck,
             short=others - outside + free,
+            barred=self._barred(start),
             absent=self.pages - self._resident,
             slack=0 if self.base % PAGEBLOCK == self.pages % PAGEBLOCK == 0 else 2 * PAGEBLOCK,
         )
@@ -349,6 +384,7 @@ class _View:
             free=int(found[counting.FREE]),
             busy=int(found[counting.BUSY]),
             refuges=int(found[counting.REFUGES]),
+            barred=int(self._barred(np.array([start]))[0]),
             escaped=np.flatnonzero(escaped) + self.base,
         )
 

@@ -106,6 +106,41 @@ def tally_within(
             out[place, offset & mask] += 1
 
 
+@inlined
+def _is_barred(frames: Frames, hfn: int, owner: int) -> bool:
+    """Tell whether a frame holds mapped memory, movable by kind, of somebody else than ``owner``."""
+    return frames[hfn]["kind"] == Kind.USER and frames[hfn]["owner"] != owner and frames[hfn]["mark"] & PINNED == 0
+
+
+@kernel
+def tally_barred(frames: Frames, owner: int, out: NDArray[np.int64]) -> None:
+    """Count mapped pages of others than ``owner`` by the pageblock that they lie in, into ``out``, int64[blocks]."""
+    for i in range(frames.size):
+        if _is_barred(frames, i, owner):
+            out[i >> PAGEBLOCK_ORDER] += 1
+
+
+@kernel
+def count_barred(
+    frames: Frames, owner: int, sums: NDArray[np.int64], start: NDArray[np.int64], pages: int, out: NDArray[np.int64]
+) -> None:
+    """Write to ``out[k]`` how many mapped pages of others than ``owner`` the ``pages`` frames from ``start[k]`` hold.
+
+    sums  int64[blocks + 1]: how many the pageblocks before each hold, all together
+    """
+    for k in range(start.size):
+        total = 0
+        for edge in range(2):
+            hfn = start[k] + edge * pages
+            block = hfn >> PAGEBLOCK_ORDER
+            below = sums[block]
+            for i in range(block << PAGEBLOCK_ORDER, hfn):
+                if _is_barred(frames, i, owner):
+                    below += 1
+            total = below - total
+        out[k] = total
+
+
 @kernel
 def mark_escaped(
     backing: NDArray[np.integer],
