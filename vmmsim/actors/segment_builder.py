@@ -2,8 +2,7 @@
 
 The VM runs all the while. Its nested faults are served slot-first, so that what it touches meanwhile need not move.
 Work goes in turns of some thousand pages; at the end of each every page is mapped to the one frame that holds it, and
-the build may be given up. Copies take from the guests what ``compaction.bandwidth`` allows, and each batch of 32 pages
-is one flush.
+the build may be given up. Copies go at ``compaction.bandwidth``; the guests feel a flush for each 32 pages, no more.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import numpy as np
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.copy_tally import CopyTally, built
 from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, VmLost, runs_of
-from vmmsim.addresses import format_duration, write_bytes
+from vmmsim.addresses import write_bytes
 from vmmsim.memory.batch import Batch, first_sources
 from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.memory.placement import Placement
@@ -100,6 +100,7 @@ class SegmentBuilder:
         vm.lease = Lease(
             base=choice.base, limit=choice.limit, offset=choice.offset, escaped=choice.escaped, token=token
         )
+        self._tally = CopyTally(choice.copies, vm.nested.translate(np.arange(choice.base, choice.limit)))
         row = self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=write_bytes((choice.limit - choice.base) << 12), outcome="begun",
             why=f"{choice.copies} pages to move, {choice.absent} to zero, {choice.escaped.size} to escape",
@@ -115,14 +116,10 @@ class SegmentBuilder:
             self.host.release(token)
         self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
-            outcome="aborted" if why else "done", why=why, cost_ns=int(self.env.now - started), cause=row,
+            outcome="aborted" if why else "done", why=why or self._tally.why(self.copied_pages, self.dropped_pages),
+            cost_ns=int(self.env.now - started), cause=row,
         )  # fmt: skip
-        return Attempt(won=not why, why=why or self._said(format_duration(int(self.env.now - started))))
-
-    def _said(self, took: str) -> str:
-        what = [f"{self.copied_pages} pages moved"] if self.copied_pages else []
-        what += [f"{self.zeroed_pages} zeroed"] if self.zeroed_pages else []
-        return f"host memory made contiguous in {took}: {', '.join(what) or 'nothing to move'}"
+        return Attempt(won=not why, why=why or built(int(self.env.now - started), self.copied_pages, self.zeroed_pages))
 
     def _fill(self, choice: Choice) -> Generator[Event, object, str]:
         """Clear the window and fill its slots; return "" or why it cannot go on.
@@ -229,9 +226,9 @@ class SegmentBuilder:
             self.vmm.free_wanted(short)
         # Not below the marks: page tables can lie in the lower part of memory only.
         new = self.host.take(int(old.size), kind=Kind.USER)
-        if new.size < old.size:
-            self.host.give_back(new)
-            return f"{old.size - new.size} free frames short outside the window"
+        short = int(old.size - new.size)
+        self.copied_pages -= short  # those stay where they are, until their turn comes again
+        old = old[: new.size]
         book = self.host.frames
         owners, pages = book["owner"][old].copy(), book["page"][old].astype(np.int64)
         for owner in np.unique(owners).tolist():
@@ -242,7 +239,7 @@ class SegmentBuilder:
                 self.vmm.move(other, pages[mine], new[mine])
                 other.flushes += -(-int(mine.sum()) // self._batch)
         self.host.give_back(old)
-        return ""
+        return f"{short} free frames short outside the window" if short else ""
 
     def _copying(self, old: NDArray[np.int64]) -> Generator[Event, object, bool]:
         """Hold frames while they are copied; return whether they are still what they were."""
@@ -313,6 +310,7 @@ class SegmentBuilder:
         """Let ledger and nested table say what the copies of ``batch`` have made true."""
         vm, host = self.vm, self.host
         gfns, frames = batch.result()
+        self._tally.copied((batch.gfn[:, None] + np.arange(batch.pages_each)).ravel() - self._lease.base)
         spares = np.array(self._spares, np.int64)
         taken = np.setdiff1d(batch.taken(), spares)
         for first, end in runs_of(taken):
