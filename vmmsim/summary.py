@@ -175,7 +175,9 @@ def _time(life: Life, difference: Reals) -> Reals:
 
 
 def repaid(life: Life, decisions: list[Row]) -> dict[str, int | None]:
-    """Return what getting the wanted mode cost in stalls, and when what it gained had repaid that.
+    """Return how long getting the wanted mode took, and when what was gained had repaid as much.
+
+    That is on the safe side: while the host copies, the program goes on.
 
     The gain is against base virtualization, as if, from the start: what a mode on the way there saves counts too.
     Where base was not measured it is against the mode before, as it was measured last, and from the change on.
@@ -204,7 +206,7 @@ def repaid(life: Life, decisions: list[Row]) -> dict[str, int | None]:
 
 
 def _getting_there(vm: str, until_ns: int, decisions: list[Row]) -> int:
-    """Return the time that decisions took from the guests: those about ``vm``, and those these led to, up to a time."""
+    """Return how long decisions took, up to a time: those about ``vm``, and those these led to."""
     mine: set[int] = set()
     cost = 0
     for number, row in enumerate(decisions):

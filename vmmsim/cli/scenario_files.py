@@ -30,7 +30,7 @@ seed  = 1
 machine = "sandy-bridge-2012"          # the translation hardware; vmmsim machines
 memory  = "32GiB"
 age     = "30d"                        # lived-in memory at the start; "0s" is a fresh boot
-compaction = { bandwidth = "1GiB/s" }  # what moving pages may take from the guests; without this line, none
+compaction = { bandwidth = "1GiB/s" }  # how fast pages are moved; without this line, others' are not
 
 [vm.db]
 memory   = "16GiB"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vmmsim.addresses import format_duration
+from vmmsim.config import MODES
 from vmmsim.report.marks import label, share
 
 Found = Mapping[str, Any]
@@ -14,6 +15,7 @@ WORTH_SAYING: Final = 0.0005
 """A share below which waiting cost nothing that anybody would notice."""
 _MANY: Final = 3
 """As many VMs in a row as are told by the first and the last."""
+WITH_GUEST_SEGMENT: Final = frozenset(name for name, mode in MODES.items() if mode.guest == "segment")
 _AT_ONCE: Final = 0.001
 """A wait below this share of a VM's time is none."""
 
@@ -56,15 +58,20 @@ def _cost(found: Found, doing: str = "") -> str:
     if cost < WORTH_SAYING:
         return f"; {doing} cost nothing to speak of"
     once = " (by what it had later)" if found["waiting"]["basis"] == "once had" else ""
-    return f"; {doing} cost {share(cost)} of the work done meanwhile{once}"
+    return f"; {doing} cost {'at least ' * is_least(found)}{share(cost)} of the work done meanwhile{once}"
+
+
+def is_least(found: Found) -> bool:
+    """Tell whether waiting may have cost more: as if keeps small pages, where a guest segment brings large ones."""
+    return found["waiting"]["basis"] == "as if" and found["mode_wanted"] in WITH_GUEST_SEGMENT
 
 
 def _repaid(found: Found) -> str:
-    """Return when the stalls that getting the mode cost were made good."""
+    """Return how long getting the mode took, and when as much was gained."""
     cost, at = found["getting_there_ns"], found["repaid_at_ns"]
     if not cost:
         return ""
-    there = f"; getting there cost {format_duration(cost)}"
+    there = f"; getting there took {format_duration(cost)}"
     if at is None:
         return f"{there}, which was not repaid"
     return f"{there}, repaid {format_duration(at - found['had_from_ns'])} later"

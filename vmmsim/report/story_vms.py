@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vmmsim.addresses import format_duration
 from vmmsim.report import theme
-from vmmsim.report.headline import names
+from vmmsim.report.headline import WORTH_SAYING, is_least, names
 from vmmsim.report.marks import Grid, colour, label, levels, mark, prevailing, runs, share
 from vmmsim.run_tables import OFF
 from vmmsim.summary import wanted_overhead
@@ -127,7 +127,9 @@ def _cost(found: Found, grid: Grid) -> list[Text]:
     waiting = found["waiting"]
     if waiting["share"] is not None:
         lost = f", {format_duration(waiting['time_ns'])}" if waiting["time_ns"] > 0 else ""
-        said.append(f"cost of waiting {share(waiting['share'])} of the work done meanwhile{lost}")
+        least = waiting["share"] >= WORTH_SAYING and is_least(found)
+        told = f"cost of waiting {'at least ' * least}{share(waiting['share'])} of the work done meanwhile{lost}"
+        said.append(told + " (as if keeps the page tables as they are)" * least)
     if found["getting_there_ns"]:
         at = found["repaid_at_ns"]
         repaid = "not repaid" if at is None else f"repaid at {format_duration(at)}"
