@@ -19,6 +19,7 @@ def found(**given: Any) -> dict[str, Any]:
         "waited_ns": 47 * MIN,
         "without_ns": 47 * MIN,
         "lost_ns": [],
+        "time_in_mode_ns": {"base": 47 * MIN, "dual-direct": 4 * HOUR - 47 * MIN},
         "waiting": {"share": 0.083, "time_ns": MIN, "basis": "as if"},
         "getting_there_ns": 40 * S,
         "repaid_at_ns": 47 * MIN + 2 * HOUR + 10 * MIN,
@@ -34,8 +35,8 @@ UNKNOWN = {"share": None, "time_ns": None, "basis": None}
     [
         (
             {},
-            "db waited 47 min for Dual Direct; waiting cost at least 8.3 % of the work done meanwhile; getting there took "
-            "40 s, repaid 2 h 10 min later.",
+            "db waited 47 min for Dual Direct; waiting cost at least 8.3 % of the work done meanwhile; getting there "
+            "took 40 s, repaid 2 h 10 min later.",
         ),
         (
             {"repaid_at_ns": None, "waiting": UNKNOWN},
@@ -66,6 +67,10 @@ UNKNOWN = {"share": None, "time_ns": None, "basis": None}
         (
             {"had_from_ns": None, "waited_ns": 4 * HOUR},
             "db never got Dual Direct (no window); doing without cost at least 8.3 % of the work done meanwhile.",
+        ),
+        (
+            {"had_from_ns": None, "waited_ns": 4 * HOUR, "time_in_mode_ns": {"guest-direct": 4 * HOUR}},
+            "db never got Dual Direct (no window); doing without cost 8.3 % of the work done meanwhile.",
         ),
         (
             {"mode_wanted": "vmm-direct", "had_from_ns": None, "waited_ns": 4 * HOUR},
