@@ -17,7 +17,7 @@ from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.actors.vmm import VmLost
-from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
+from vmmsim.addresses import format_bytes, parse_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
 from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
@@ -251,7 +251,7 @@ class Verbs:
             what = "outside the guest segment" if guest.vm.guest_segment is not None else "free or cache"
             raise Refused(
                 "balloon", vm=guest.vm.name, asked=write_bytes(pages << 12), possible=write_bytes(possible << 12),
-                why=f"{write_bytes(possible << 12)} lies {what}",
+                why=f"{format_bytes(possible << 12)} lies {what}",
             )  # fmt: skip
         return (yield from self.ballooning(guest, guest.vm.ballooned_pages + pages))
 
@@ -270,7 +270,7 @@ class Verbs:
         )
         held = yield from guest.balloon.resizing(target_pages, patience_ns=10 * 10**9)
         why = (
-            f"{write_bytes(vm.held_pages << 12)} of it under the VMM segment, held and not reusable"
+            f"{format_bytes(vm.held_pages << 12)} of it under the VMM segment, held and not reusable"
             if vm.held_pages
             else ""
         )
@@ -300,7 +300,7 @@ class Verbs:
         if pages > room:
             raise Refused(
                 "hot_add", vm=guest.vm.name, asked=write_bytes(size_bytes), possible=write_bytes(room << 12),
-                why=f"gPA has room for {write_bytes(room << 12)}",
+                why=f"gPA has room for {format_bytes(room << 12)}",
             )  # fmt: skip
         started = self.sim.env.now
         start, end = yield from guest.hotplug.adding(pages)
@@ -338,7 +338,9 @@ class Verbs:
     def _blocks(self, verb: str, guest: Guest, size_bytes: int) -> int:
         pages = size_bytes >> 12
         if pages <= 0 or pages % BLOCK_PAGES:
-            raise Refused(verb, vm=guest.vm.name, asked=write_bytes(size_bytes), why="memory comes in blocks of 128MiB")
+            raise Refused(
+                verb, vm=guest.vm.name, asked=write_bytes(size_bytes), why="memory comes in blocks of 128 MiB"
+            )
         return pages
 
     # Modes, load, compaction
