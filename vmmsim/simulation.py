@@ -25,6 +25,7 @@ from vmmsim.addresses import format_duration
 from vmmsim.booting import Boot
 from vmmsim.decisions import Recorder, SimulationFailed
 from vmmsim.errors import BadInput, Refused
+from vmmsim.handles import Handle
 from vmmsim.memory.ageing import age, profile
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
@@ -33,7 +34,7 @@ from vmmsim.scaling import scaled, scaled_machine
 from vmmsim.scenario.values import VmMode
 from vmmsim.scenario_file import machine_of
 from vmmsim.translation.engine import Engine
-from vmmsim.verbs import Handle, Verbs
+from vmmsim.verbs import Verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

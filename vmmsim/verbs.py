@@ -17,8 +17,9 @@ from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.actors.vmm import VmLost
-from vmmsim.addresses import format_bytes, parse_bytes, parse_duration, write_bytes
+from vmmsim.addresses import format_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
+from vmmsim.handles import Handle
 from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
 from vmmsim.scenario import VM
@@ -47,15 +48,6 @@ if TYPE_CHECKING:
 Doing = "Generator[simpy.Event, object, Any]"
 
 
-def bytes_of(size: str | int) -> int:
-    """Return the bytes that "64GiB" or a whole number mean; ``BadInput`` for anything else."""
-    if isinstance(size, str):
-        return parse_bytes(size)
-    if type(size) is int:
-        return size
-    raise BadInput(f'{size!r} is not a size; write e.g. "64GiB", or whole bytes')
-
-
 def duration_of(duration: str | int) -> int:
     """Return the nanoseconds that "2h" or a whole number mean; ``BadInput`` for anything else."""
     if isinstance(duration, str):
@@ -72,88 +64,6 @@ def _refused_if_lost(doing: Any) -> Any:
         raise Refused("go on", why=str(lost)) from None
 
 
-class Handle:
-    """A VM that runs, as scripts see it. Every verb returns a started ``simpy.Process``."""
-
-    def __init__(self, verbs: Verbs, guest: Guest) -> None:
-        self._verbs = verbs
-        self._guest = guest
-        self.balloon = BalloonHandle(verbs, guest)
-        """Its balloon: ``inflate``, ``deflate``, ``target``."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self._guest.vm.name
-
-    @property
-    def mode(self) -> str:
-        """The mode it has now."""
-        return self._guest.vm.mode
-
-    @property
-    def running(self) -> bool:
-        """Whether it runs still."""
-        return self._guest.vm.running
-
-    @property
-    def progress(self) -> int:
-        """Accesses its workload has made."""
-        return self._guest.vm.progress
-
-    def want(self, mode: str) -> simpy.Process:
-        """Want another mode from now on; the process ends when the VM has it."""
-        return self._verbs.start(self._verbs.wanting(self._guest, mode))
-
-    def self_balloon(self, size: str | int) -> simpy.Process:
-        """Exchange scattered free memory for a contiguous range at the end of gPA."""
-        return self._verbs.start(self._verbs.self_ballooning(self._guest, bytes_of(size)))
-
-    def hot_add(self, size: str | int) -> simpy.Process:
-        """Add memory at the end of gPA, in blocks of 128 MiB."""
-        return self._verbs.start(self._verbs.hot_adding(self._guest, bytes_of(size)))
-
-    def hot_remove(self, size: str | int) -> simpy.Process:
-        """Take memory away from the end of gPA, in blocks of 128 MiB."""
-        return self._verbs.start(self._verbs.hot_removing(self._guest, bytes_of(size)))
-
-    def load(self, share: float | None) -> simpy.Process:
-        """Run the workload at a share of full load; None follows its schedule."""
-        return self._verbs.start(self._verbs.loading(self._guest, share))
-
-    def shutdown(self) -> simpy.Process:
-        """Shut it down."""
-        return self._verbs.start(self._verbs.shutting_down(self.name))
-
-
-class BalloonHandle:
-    """The balloon of a VM."""
-
-    def __init__(self, verbs: Verbs, guest: Guest) -> None:
-        self._verbs = verbs
-        self._guest = guest
-
-    @property
-    def size_bytes(self) -> int:
-        """What it holds now."""
-        return self._guest.vm.ballooned_pages << 12
-
-    def inflate(self, size: str | int) -> simpy.Process:
-        """Ask the guest for ``size`` more; refused if it cannot give as much."""
-        pages = bytes_of(size) >> 12
-        return self._verbs.start(self._verbs.inflating(self._guest, pages))
-
-    def deflate(self, size: str | int) -> simpy.Process:
-        """Give ``size`` back to the guest."""
-        pages = max(self._guest.vm.ballooned_pages - (bytes_of(size) >> 12), 0)
-        return self._verbs.start(self._guest.balloon.resizing(pages))
-
-    def target(self, memory: str | int) -> simpy.Process:
-        """Let the guest keep ``memory``, and ask for the rest."""
-        pages = max(self._guest.vm.memory_pages - (bytes_of(memory) >> 12), 0)
-        return self._verbs.start(self._verbs.ballooning(self._guest, pages))
-
-
 class Verbs:
     """Carries verbs out."""
 
@@ -168,7 +78,7 @@ class Verbs:
             SelfBalloonEvent: lambda event: self.self_ballooning(self.guest(event.vm), event.size_bytes),
             HotAddEvent: lambda event: self.hot_adding(self.guest(event.vm), event.size_bytes),
             HotRemoveEvent: lambda event: self.hot_removing(self.guest(event.vm), event.size_bytes),
-            ReclaimIoGapEvent: lambda event: self.sim.boots.reclaim_io_gap(self.guest(event.vm)),
+            ReclaimIoGapEvent: lambda event: self.reclaiming_io_gap(self.guest(event.vm)),
             FaultEvent: self._fault,
             LoadEvent: lambda event: self.loading(self.guest(event.vm), event.share),
         }
@@ -335,6 +245,12 @@ class Verbs:
         )  # fmt: skip
         return removed << 12
 
+    def reclaiming_io_gap(self, guest: Guest) -> Any:
+        """Move the memory below the I/O gap to the end; a VMM segment may reach it there."""
+        done = yield from self.sim.boots.reclaim_io_gap(guest)
+        guest.controller.wake()
+        return done.moved_pages << 12
+
     def _blocks(self, verb: str, guest: Guest, size_bytes: int) -> int:
         pages = size_bytes >> 12
         if pages <= 0 or pages % BLOCK_PAGES:
@@ -370,9 +286,10 @@ class Verbs:
         return moved
 
     def _compacting(self, vm: str) -> Any:
-        return self.compacting_host() if not vm else self._compacting_guest(self.guest(vm))
+        return self.compacting_host() if not vm else self.compacting_guest(self.guest(vm))
 
-    def _compacting_guest(self, guest: Guest) -> Any:
+    def compacting_guest(self, guest: Guest) -> Any:
+        """Compact a guest once."""
         moved = yield from guest.compactor.compacting()
         self.sim.recorder.decide(
             "guest", "compact", vm=guest.vm.name, got=f"{moved} pages", outcome="done", why="asked for"
