@@ -51,13 +51,15 @@ def test_bounds_are_not_told_where_rows_without_an_interval_matter(work, bounded
     assert (found["low"] is not None, found["high"] is not None) == (bounded, bounded)
 
 
-def test_rows_before_a_mode_s_first_interval_are_within_it():
+def test_rows_without_an_interval_are_within_the_next_one():
     writer = Writer()
     writer.at(0).vm_row("db", mode="base", mode_wanted="base", overhead=0.5)
     writer.at(S).vm_row("db", overhead=0.2, overhead_low=0.15, overhead_high=0.22, progress=10)
-    writer.at(2 * S).vm_row("db", progress=40)
-    found = vm(writer.result(2 * S))["overhead"]  # 10 accesses at 0.5, 30 at 0.2, all at 75 to 110 % of that
-    mean = (10 * 0.5 + 30 * 0.2) / 40
+    writer.at(2 * S).vm_row("db", overhead=0.3, overhead_low=None, overhead_high=None, progress=40)
+    writer.at(3 * S).vm_row("db", overhead=0.2, overhead_low=0.15, overhead_high=0.22, progress=60)
+    writer.at(4 * S).vm_row("db", progress=60)
+    found = vm(writer.result(4 * S))["overhead"]  # 10 accesses at 0.5, 30 at 0.2, 20 at 0.3: at 75 to 110 % of that
+    mean = (10 * 0.5 + 30 * 0.2 + 20 * 0.3) / 60
     assert found == {
         "mean": pytest.approx(mean), "low": pytest.approx(0.75 * mean), "high": pytest.approx(1.1 * mean)
     }  # fmt: skip

@@ -102,7 +102,7 @@ def overhead(life: Life, rows: Mask) -> dict[str, float | None]:
     """Return mean overhead in ``rows``, and bounds: the means of both ends of the rows' intervals.
 
     The bounds hold even if the rows err all to one side, so that they are wider than an interval need be. Rows that
-    have too few samples before them for an interval are taken together with those after them (``_bounds``). The
+    have no interval, for want of samples, are taken together with those after them (``_bounds``). The
     bounds are None if rows without an interval have more than a hundredth of all walk cycles even so: the others' say
     nothing of those.
     """
@@ -120,18 +120,18 @@ def overhead(life: Life, rows: Mask) -> dict[str, float | None]:
 def _bounds(life: Life) -> tuple[Reals, Reals]:
     """Return both ends of each row's interval; NaN where there is none.
 
-    An interval is of all that was sampled up to its row. So in a time in one mode, rows that come before the first
-    interval are within it, as a share of what they are.
+    An interval is of all that was sampled up to its row. So in a time in one mode, rows without one are within the next
+    that there is, as a share of what they are.
     """
     values, low, high = (life.columns[name].copy() for name in ("overhead", "overhead_low", "overhead_high"))
     changed = np.flatnonzero(life.mode[1:] != life.mode[:-1]) + 1
     for span in np.split(np.arange(life.mode.size), changed):
         told = span[~np.isnan(high[span]) & (values[span] > 0)]
-        if told.size:
-            first = told[0]
-            before = span[(span < first) & np.isnan(high[span])]
-            for ends in (low, high):
-                ends[before] = values[before] * ends[first] / values[first]
+        untold = span[np.isnan(high[span])]
+        untold = untold[untold < told[-1]] if told.size else untold[:0]
+        after = told[np.searchsorted(told, untold)] if untold.size else untold
+        for ends in (low, high):
+            ends[untold] = values[untold] * ends[after] / values[after]
     return low, high
 
 

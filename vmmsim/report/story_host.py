@@ -123,7 +123,7 @@ def _ends(values: Reals) -> tuple[float, float]:
 
 def _from_to(values: Reals) -> str:
     """Return the first and the last value of bytes in short: "14 to 3.2 GiB"."""
-    first, last = (format_bytes(int(value)) for value in _ends(values))
+    first, last = (format_bytes(int(value)) if value else "0" for value in _ends(values))
     if first == last:
         return first
     number, _, unit = first.partition(" ")
