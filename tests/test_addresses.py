@@ -74,10 +74,11 @@ def test_written_sizes_frequencies_and_durations_are_read_back(count: int) -> No
     ("count", "text"),
     [
         (0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (1536, "1.5 KiB"), (655360, "640 KiB"),
-        (3 << 29, "1.5 GiB"), (1 << 40, "1 TiB"),
+        (3 << 29, "1.5 GiB"), (1 << 40, "1 TiB"), (3986080 << 10, "3.8 GiB"), (4608 << 20, "4.5 GiB"),
+        (1008 << 20, "1008 MiB"), ((1008 << 20) + 1, "1010 MiB"), (129 << 30 | 1 << 28, "129 GiB"),
     ],
 )  # fmt: skip
-def test_sizes_are_shown_with_at_most_one_decimal(count: int, text: str) -> None:
+def test_sizes_are_shown_in_three_figures_or_whole(count: int, text: str) -> None:
     assert a.format_bytes(count) == text
 
 

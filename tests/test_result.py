@@ -155,7 +155,7 @@ def test_a_folder_is_as_readable_as_any_other(tmp_path):
     [
         (lambda folder: (folder / "host.parquet").unlink(), "host.parquet: is missing"),
         (lambda folder: (folder / "host.parquet").write_bytes(b"x" * 50), "host.parquet: cannot be read: "),
-        (lambda folder: (folder / "result.json").unlink(), "result.json: cannot be read: No such file or directory"),
+        (lambda folder: (folder / "result.json").unlink(), "is no saved result: it has no result.json"),
         (lambda folder: (folder / "result.json").write_text("{"), "result.json: is not JSON"),
         (lambda folder: (folder / "result.json").write_text("{}"), 'its schema is not "vmmsim/result/1"'),
         (

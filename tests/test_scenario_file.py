@@ -210,8 +210,8 @@ BAD: list[tuple[str, str, str]] = [
      'vm.db.mode: "guest-direct" needs a workload with a primary region, and this VM has no workload; '
      '"vmm-direct" can be reached'),
     (HOST, f'{HOST}\nkernelcore = "12GiB"\n[vm.wide]\nmemory = "8GiB"\nmode = "vmm-direct"\n',
-     'vm.wide.mode: "vmm-direct" needs 4608MiB of host memory in one piece, and beside its kernel (12GiB, '
-     'host.kernelcore) the host has 4GiB; "base" can be reached'),
+     'vm.wide.mode: "vmm-direct" needs 4.5 GiB of host memory in one piece, and beside its kernel (12 GiB, '
+     'host.kernelcore) the host has 4 GiB; "base" can be reached'),
     (HOST, f'{HOST}\nfaults = {{ rates = "jaguar-ddr2" }}',
      'host.faults: needs host.dimms, to know how many devices can fail; '
      'write e.g. dimms = { count = 16, ranks = 2, width = "x4" }'),

@@ -44,11 +44,25 @@ def test_overhead_is_weighted_by_work():
 @pytest.mark.parametrize(("work", "bounded"), [(1000, False), (10**6, True)])
 def test_bounds_are_not_told_where_rows_without_an_interval_matter(work, bounded):
     writer = Writer()
-    writer.at(0).vm_row("db", mode="base", mode_wanted="base", overhead=0.5)  # 10 accesses, no interval
-    writer.at(S).vm_row("db", overhead=0.1, overhead_low=0.05, overhead_high=0.15, progress=10)
+    writer.at(0).vm_row("db", mode="guest-direct", mode_wanted="base", overhead=0.5)  # 10 accesses, no interval
+    writer.at(S).vm_row("db", mode="base", overhead=0.1, overhead_low=0.05, overhead_high=0.15, progress=10)
     writer.at(2 * S).vm_row("db", progress=10 + work)
     found = vm(writer.result(2 * S))["overhead"]
     assert (found["low"] is not None, found["high"] is not None) == (bounded, bounded)
+
+
+def test_rows_without_an_interval_are_within_the_next_one():
+    writer = Writer()
+    writer.at(0).vm_row("db", mode="base", mode_wanted="base", overhead=0.5)
+    writer.at(S).vm_row("db", overhead=0.2, overhead_low=0.15, overhead_high=0.22, progress=10)
+    writer.at(2 * S).vm_row("db", overhead=0.3, overhead_low=None, overhead_high=None, progress=40)
+    writer.at(3 * S).vm_row("db", overhead=0.2, overhead_low=0.15, overhead_high=0.22, progress=60)
+    writer.at(4 * S).vm_row("db", progress=60)
+    found = vm(writer.result(4 * S))["overhead"]  # 10 accesses at 0.5, 30 at 0.2, 20 at 0.3: at 75 to 110 % of that
+    mean = (10 * 0.5 + 30 * 0.2 + 20 * 0.3) / 60
+    assert found == {
+        "mean": pytest.approx(mean), "low": pytest.approx(0.75 * mean), "high": pytest.approx(1.1 * mean)
+    }  # fmt: skip
 
 
 def test_waiting_costs_what_the_overhead_was_beyond_that_of_the_mode_wanted():
@@ -83,6 +97,37 @@ def test_getting_there_is_repaid_when_the_gain_since_exceeds_the_stalls():
     assert found["getting_there_ns"] == 2 * S  # the compactor's
     gain_a_second = (0.5 - 0.1) / (1 + 0.1)
     assert found["repaid_at_ns"] == pytest.approx(10 * S + 2 * S / gain_a_second, abs=2)
+
+
+def test_the_gain_is_what_base_would_have_cost_meanwhile_not_what_it_cost_before_anything_was_touched():
+    writer = Writer(as_if=("base", "dual-direct"))
+    writer.at(0).vm_row("db", mode="base", mode_wanted="dual-direct", overhead=0.0, as_if={"base": 0.0})
+    writer.at(S).decide("compactor", "build", vm="db", outcome="done", cost_ns=2 * S)
+    writer.recorder.vm_row("db", mode="dual-direct", overhead=0.0, as_if={"base": 0.5}, progress=5)
+    writer.at(11 * S).vm_row("db", progress=9)
+    found = vm(writer.result(11 * S))
+    assert found["repaid_at_ns"] == pytest.approx(S + 2 * S / 0.5, abs=2)
+
+
+def test_what_a_mode_on_the_way_saves_repays_too_but_nothing_is_repaid_before_it_was_got():
+    writer = Writer(as_if=("base",))
+    writer.at(0).decide("self_balloon", "exchange", vm="db", outcome="done", cost_ns=2 * S)
+    writer.recorder.vm_row(
+        "db", mode="guest-direct", mode_wanted="dual-direct", overhead=0.25, as_if={"base": 0.5}
+    )  # 0.2 of the time
+    writer.at(20 * S).vm_row("db", mode="dual-direct", overhead=0.0, as_if={"base": 0.5}, progress=5)
+    writer.at(30 * S).vm_row("db", progress=9)
+    assert vm(writer.result(30 * S))["repaid_at_ns"] == 20 * S, "4 s were saved by then"
+
+
+def test_where_base_was_not_measured_the_mode_before_counts_as_it_was_last():
+    writer = Writer()
+    for now, overhead in ((0, 0.0), (S, 0.5)):
+        writer.at(now).vm_row("db", mode="base", mode_wanted="dual-direct", overhead=overhead, progress=now)
+    writer.at(2 * S).decide("compactor", "build", vm="db", outcome="done", cost_ns=S)
+    writer.recorder.vm_row("db", mode="dual-direct", overhead=0.0, progress=2 * S)
+    writer.at(12 * S).vm_row("db", progress=20 * S)
+    assert vm(writer.result(12 * S))["repaid_at_ns"] == pytest.approx(2 * S + S / 0.5, abs=2)
 
 
 def test_getting_there_is_not_repaid_by_too_short_a_stay():

@@ -110,10 +110,11 @@ def write_bytes(count: int) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Return ``count`` bytes as people write it, with at most one decimal: "1.5 GiB", "640 KiB"."""
+    """Return ``count`` bytes as people read it, in three figures unless it is whole: "1.5 GiB", "640 KiB"."""
     for unit, scale in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= scale:
-            return f"{count / scale:.1f}".removesuffix(".0") + f" {unit}"
+            number = count // scale if count % scale == 0 else float(f"{count / scale:.3g}")
+            return f"{number:g} {unit}"
     return f"{count} bytes"
 
 

@@ -27,7 +27,7 @@ from vmmsim.actors.self_balloon import SelfBalloon
 from vmmsim.actors.vcpu import NEVER, Vcpus
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES, VirtualMachine, memory_ranges
 from vmmsim.actors.vmm import VmLost, while_it_lives
-from vmmsim.addresses import write_bytes
+from vmmsim.addresses import format_bytes, write_bytes
 from vmmsim.errors import Refused
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
@@ -86,7 +86,7 @@ class Boot:
         if description.memory_bytes >> 12 > host:
             raise Refused(
                 "boot", vm=name, asked=write_bytes(description.memory_bytes), possible=write_bytes(host << 12),
-                why=f"the host has {write_bytes(host << 12)} for VMs",
+                why=f"the host has {format_bytes(host << 12)} for VMs",
             )  # fmt: skip
 
     def _assemble(self, name: str, description: VM) -> Guest:

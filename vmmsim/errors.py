@@ -51,9 +51,9 @@ class Refused(Exception):
         self.why = why
         """What is in the way."""
         self.asked = asked
-        """How much was asked for, in words; "" if that is no question."""
+        """How much was asked for, exactly; "" if that is no question."""
         self.possible = possible
-        """How much would be possible; "" if that is no question."""
+        """How much would be possible, exactly, so that it can be asked for; "" if that is no question."""
         self.vm = vm
         """Whose; "" for the host."""
 

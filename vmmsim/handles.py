@@ -1,4 +1,4 @@
-"""VMs as scripts see them: handles, whose verbs are started SimPy processes."""
+"""VMs as scripts hold them. Every verb of a handle is a started ``simpy.Process``: see ``verbs``."""
 
 from __future__ import annotations
 
@@ -67,6 +67,14 @@ class Handle:
     def hot_remove(self, size: str | int) -> simpy.Process:
         """Take memory away from the end of gPA, in blocks of 128 MiB."""
         return self._verbs.start(self._verbs.hot_removing(self._guest, bytes_of(size)))
+
+    def reclaim_io_gap(self) -> simpy.Process:
+        """Move the memory below the I/O gap to the end of gPA, as far as it can; the value is how many bytes moved."""
+        return self._verbs.start(self._verbs.reclaiming_io_gap(self._guest))
+
+    def compact(self) -> simpy.Process:
+        """Let the guest compact all of its memory once; the value is how many pages moved."""
+        return self._verbs.start(self._verbs.compacting_guest(self._guest))
 
     def load(self, share: float | None) -> simpy.Process:
         """Run the workload at a share of full load; None follows its schedule."""

@@ -185,6 +185,8 @@ def read_json(folder: Path) -> dict[str, Any]:
     except OSError as error:
         if not folder.is_dir():
             raise BadInput("there is no such result", file=folder) from None
+        if not path.exists():
+            raise BadInput("is no saved result: it has no result.json", file=folder) from None
         raise BadInput(f"cannot be read: {error.strerror or error}", file=path) from None
     except ValueError:
         raise BadInput("is not JSON", file=path) from None

@@ -51,7 +51,11 @@ DECISIONS: Final = (
     Column("got", "text", "how much was got"),
     Column("outcome", "text", ", ".join(OUTCOMES)),
     Column("why", "text", "reason"),
-    Column("cost_ns", "integer", "time that it took from the guests"),
+    Column(
+        "cost_ns",
+        "integer",
+        "how long it took; time lost by vCPUs where vcpu is the actor, else it went on beside the program",
+    ),
     Column("cause", "integer", "row number of the decision that led here; -1 for none"),
 )
 VMS: Final = (

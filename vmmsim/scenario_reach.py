@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from vmmsim.addresses import write_bytes
+from vmmsim.addresses import format_bytes
 from vmmsim.hints import shown
 from vmmsim.scenario import VM, Host
 
@@ -29,7 +29,7 @@ def out_of_reach(mode: str, vm: VM, host: Host | None) -> Iterator[str]:
         assert room is not None
         primary = vm.workload and vm.workload.has_primary_region
         yield (
-            f"{shown(mode)} needs {write_bytes(vm.segment_bytes)} of host memory in one piece, and beside its kernel "
-            f"({write_bytes(host.unmovable_bytes)}, host.kernelcore) the host has {write_bytes(room)}; "
+            f"{shown(mode)} needs {format_bytes(vm.segment_bytes)} of host memory in one piece, and beside its kernel "
+            f"({format_bytes(host.unmovable_bytes)}, host.kernelcore) the host has {format_bytes(room)}; "
             f"{shown('guest-direct' if primary else 'base')} can be reached"
         )

@@ -25,6 +25,7 @@ from vmmsim.addresses import format_duration
 from vmmsim.booting import Boot
 from vmmsim.decisions import Recorder, SimulationFailed
 from vmmsim.errors import BadInput, Refused
+from vmmsim.handles import Handle
 from vmmsim.memory.ageing import age, profile
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
@@ -258,10 +259,17 @@ class Simulation:
 
 
 def _as_if(scenario: Scenario) -> tuple[str, ...]:
-    wanted = {vm.mode for vm in scenario.vm.values()} | {getattr(event, "mode", "base") for event in scenario.event}
+    """Return the modes that samples are priced in: those asked for, those that are wanted, and base beside them."""
+    wanted = {
+        "base",
+        *(vm.mode for vm in scenario.vm.values()),
+        *(getattr(at, "mode", "base") for at in scenario.event),
+    }
     if scenario.run.script is not None:
         wanted |= set(get_args(VmMode))
-    return (*scenario.measure.as_if, *sorted(wanted - {"base", *scenario.measure.as_if}))
+    if wanted == {"base"}:
+        return scenario.measure.as_if
+    return (*scenario.measure.as_if, *sorted(wanted - set(scenario.measure.as_if)))
 
 
 class Stall:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+BASE: Final = "base"
+"""The mode that every VM could have had instead."""
 LISTED: Final = 20
 """As many kinds of refusal, and of failure, as a summary lists."""
 UNKNOWN: Final = 0.01
@@ -99,19 +101,38 @@ def _wish(life: Life) -> dict[str, Any]:
 def overhead(life: Life, rows: Mask) -> dict[str, float | None]:
     """Return mean overhead in ``rows``, and bounds: the means of both ends of the rows' intervals.
 
-    The bounds hold even if the rows err all to one side, so that they are wider than an interval need be. They are None
-    if rows without an interval have more than a hundredth of all walk cycles: the others' say nothing of those.
+    The bounds hold even if the rows err all to one side, so that they are wider than an interval need be. Rows that
+    have no interval, for want of samples, are taken together with those after them (``_bounds``). The
+    bounds are None if rows without an interval have more than a hundredth of all walk cycles even so: the others' say
+    nothing of those.
     """
     values = life.columns["overhead"]
     rows = rows & life.running & ~np.isnan(values)
     found = {"mean": life.mean(values, rows)}
-    for name in ("low", "high"):
-        ends = life.columns[f"overhead_{name}"]
+    for name, ends in zip(("low", "high"), _bounds(life), strict=True):
         without = np.where(np.isnan(ends), values, 0.0)
         unknown, mean = life.mean(without, rows), found["mean"]
         known = mean is not None and unknown is not None and unknown <= UNKNOWN * mean
         found[name] = life.mean(ends, rows) if known else None
     return found
+
+
+def _bounds(life: Life) -> tuple[Reals, Reals]:
+    """Return both ends of each row's interval; NaN where there is none.
+
+    An interval is of all that was sampled up to its row. So in a time in one mode, rows without one are within the next
+    that there is, as a share of what they are.
+    """
+    values, low, high = (life.columns[name].copy() for name in ("overhead", "overhead_low", "overhead_high"))
+    changed = np.flatnonzero(life.mode[1:] != life.mode[:-1]) + 1
+    for span in np.split(np.arange(life.mode.size), changed):
+        told = span[~np.isnan(high[span]) & (values[span] > 0)]
+        untold = span[np.isnan(high[span])]
+        untold = untold[untold < told[-1]] if told.size else untold[:0]
+        after = told[np.searchsorted(told, untold)] if untold.size else untold
+        for ends in (low, high):
+            ends[untold] = values[untold] * ends[after] / values[after]
+    return low, high
 
 
 def _as_if(life: Life) -> dict[str, float | None]:
@@ -154,38 +175,38 @@ def _time(life: Life, difference: Reals) -> Reals:
 
 
 def repaid(life: Life, decisions: list[Row]) -> dict[str, int | None]:
-    """Return what getting the wanted mode cost in stalls, and when what it gained since had repaid that.
+    """Return how long getting the wanted mode took, and when what was gained had repaid as much.
 
-    The gain is against the mode before, as if (or, where that was not measured, as it was on the average before).
+    That is on the safe side: while the host copies, the program goes on.
+
+    The gain is against base virtualization, as if, from the start: what a mode on the way there saves counts too.
+    Where base was not measured it is against the mode before, as it was measured last, and from the change on.
     """
     none = {"getting_there_ns": None, "repaid_at_ns": None}
     if not life.had.any() or not life.running[: (switch := int(np.argmax(life.had)))].any():
         return {**none}
     after = np.arange(life.mode.size) >= switch
-    before = str(life.mode[:switch][life.running[:switch]][-1])
     cost = _getting_there(life.vm, int(life.start_ns[switch]), decisions)
-    gain = np.nan_to_num(_time(life, _reference(life, before, ~after) - life.columns["overhead"]))
-    total = np.cumsum(np.where(after & life.running, gain, 0.0))
+    reference, counts = life.as_if(BASE), life.running
+    if np.isnan(reference[after]).all():
+        before = life.columns["overhead"][:switch][life.running[:switch]]
+        known = before[~np.isnan(before)]
+        reference, counts = np.full(after.size, known[-1] if known.size else np.nan), life.running & after
+    gain = np.where(counts, np.nan_to_num(_time(life, reference - life.columns["overhead"])), 0.0)
+    total = np.cumsum(gain)
     enough = np.flatnonzero(after & (total > cost))
     if not enough.size:
         return {"getting_there_ns": cost, "repaid_at_ns": None}
     row = int(enough[0])
-    share = 1 - (float(total[row]) - cost) / float(gain[row])
+    share = 1 - min((float(total[row]) - cost) / float(gain[row]), 1.0) if gain[row] > 0 else 0.0
     return {
         "getting_there_ns": cost,
         "repaid_at_ns": round(float(life.start_ns[row]) + share * float(life.span_ns[row])),
     }
 
 
-def _reference(life: Life, mode: str, rows: Mask) -> Reals:
-    """Return the overhead in ``mode``, as if or else as it was in ``rows``."""
-    before = life.mean(life.columns["overhead"], rows & (life.mode == mode))
-    as_if = life.as_if(mode)
-    return np.where(np.isnan(as_if), np.nan if before is None else before, as_if)
-
-
 def _getting_there(vm: str, until_ns: int, decisions: list[Row]) -> int:
-    """Return the time that decisions took from the guests: those about ``vm``, and those these led to, up to a time."""
+    """Return how long decisions took, up to a time: those about ``vm``, and those these led to."""
     mine: set[int] = set()
     cost = 0
     for number, row in enumerate(decisions):

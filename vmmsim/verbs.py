@@ -17,7 +17,7 @@ from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.actors.vmm import VmLost
-from vmmsim.addresses import parse_duration, write_bytes
+from vmmsim.addresses import format_bytes, parse_duration, write_bytes
 from vmmsim.errors import BadInput, Refused
 from vmmsim.handles import Handle
 from vmmsim.hints import unknown
@@ -78,7 +78,7 @@ class Verbs:
             SelfBalloonEvent: lambda event: self.self_ballooning(self.guest(event.vm), event.size_bytes),
             HotAddEvent: lambda event: self.hot_adding(self.guest(event.vm), event.size_bytes),
             HotRemoveEvent: lambda event: self.hot_removing(self.guest(event.vm), event.size_bytes),
-            ReclaimIoGapEvent: lambda event: self.sim.boots.reclaim_io_gap(self.guest(event.vm)),
+            ReclaimIoGapEvent: lambda event: self.reclaiming_io_gap(self.guest(event.vm)),
             FaultEvent: self._fault,
             LoadEvent: lambda event: self.loading(self.guest(event.vm), event.share),
         }
@@ -161,7 +161,7 @@ class Verbs:
             what = "outside the guest segment" if guest.vm.guest_segment is not None else "free or cache"
             raise Refused(
                 "balloon", vm=guest.vm.name, asked=write_bytes(pages << 12), possible=write_bytes(possible << 12),
-                why=f"{write_bytes(possible << 12)} lies {what}",
+                why=f"{format_bytes(possible << 12)} lies {what}",
             )  # fmt: skip
         return (yield from self.ballooning(guest, guest.vm.ballooned_pages + pages))
 
@@ -180,7 +180,7 @@ class Verbs:
         )
         held = yield from guest.balloon.resizing(target_pages, patience_ns=10 * 10**9)
         why = (
-            f"{write_bytes(vm.held_pages << 12)} of it under the VMM segment, held and not reusable"
+            f"{format_bytes(vm.held_pages << 12)} of it under the VMM segment, held and not reusable"
             if vm.held_pages
             else ""
         )
@@ -210,7 +210,7 @@ class Verbs:
         if pages > room:
             raise Refused(
                 "hot_add", vm=guest.vm.name, asked=write_bytes(size_bytes), possible=write_bytes(room << 12),
-                why=f"gPA has room for {write_bytes(room << 12)}",
+                why=f"gPA has room for {format_bytes(room << 12)}",
             )  # fmt: skip
         started = self.sim.env.now
         start, end = yield from guest.hotplug.adding(pages)
@@ -245,10 +245,18 @@ class Verbs:
         )  # fmt: skip
         return removed << 12
 
+    def reclaiming_io_gap(self, guest: Guest) -> Any:
+        """Move the memory below the I/O gap to the end; a VMM segment may reach it there."""
+        done = yield from self.sim.boots.reclaim_io_gap(guest)
+        guest.controller.wake()
+        return done.moved_pages << 12
+
     def _blocks(self, verb: str, guest: Guest, size_bytes: int) -> int:
         pages = size_bytes >> 12
         if pages <= 0 or pages % BLOCK_PAGES:
-            raise Refused(verb, vm=guest.vm.name, asked=write_bytes(size_bytes), why="memory comes in blocks of 128MiB")
+            raise Refused(
+                verb, vm=guest.vm.name, asked=write_bytes(size_bytes), why="memory comes in blocks of 128 MiB"
+            )
         return pages
 
     # Modes, load, compaction
@@ -278,9 +286,10 @@ class Verbs:
         return moved
 
     def _compacting(self, vm: str) -> Any:
-        return self.compacting_host() if not vm else self._compacting_guest(self.guest(vm))
+        return self.compacting_host() if not vm else self.compacting_guest(self.guest(vm))
 
-    def _compacting_guest(self, guest: Guest) -> Any:
+    def compacting_guest(self, guest: Guest) -> Any:
+        """Compact a guest once."""
         moved = yield from guest.compactor.compacting()
         self.sim.recorder.decide(
             "guest", "compact", vm=guest.vm.name, got=f"{moved} pages", outcome="done", why="asked for"

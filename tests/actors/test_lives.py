@@ -342,7 +342,7 @@ class TestMemoryThatComesAndGoes:
     def test_memory_that_is_no_whole_block_is_refused(self) -> None:
         sim, _ = self.big()
         for size in ("1MiB", "129MiB"):
-            with pytest.raises(Refused, match="blocks of 128MiB"):
+            with pytest.raises(Refused, match="blocks of 128 MiB"):
                 doing(sim, sim.vm("db").hot_add(size))
         with pytest.raises(Refused, match="gPA has room for"):
             doing(sim, sim.vm("db").hot_add("4GiB"))

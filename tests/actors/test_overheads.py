@@ -89,6 +89,31 @@ def test_one_stratum_tells_nothing_of_the_variance() -> None:
     assert overheads.interval() == (-math.inf, math.inf)
 
 
+def several(rates: list[float], **changes: Any) -> Overheads:
+    overheads = Overheads()
+    for rate in rates:
+        overheads.add(1000, sample(rate, **changes), flushes=0, ideal=1.0)
+    return overheads
+
+
+def test_few_samples_have_no_interval_that_says_something() -> None:
+    rates = [10.0, 11.0] * 4
+    assert several(rates[:7]).share_of_error() is None, "six differences, and the last one's to the one before"
+    overheads = several(rates)
+    low, high = overheads.interval()
+    assert overheads.share_of_error() == pytest.approx((high - low) / (high + low))
+    assert several([0.0, 0.0]).share_of_error() is None, "twice nothing is not always nothing"
+    assert several([0.0] * 8).share_of_error() == 0
+
+
+def test_an_interval_that_is_all_one_change_of_the_program_is_none() -> None:
+    assert several([0.0] * 8 + [25.0]).share_of_error() is None
+
+
+def test_strata_run_whole_are_known_however_few() -> None:
+    assert several([2.0], whole=True, warm=0).share_of_error() == 0
+
+
 def test_bias_is_apart() -> None:
     overheads = Overheads()
     overheads.add(1000, sample(2.0, misses=10, cold_misses=1), flushes=0, ideal=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -35,8 +36,8 @@ def test_a_good_file_is_answered_with_its_plan(capsys: Capture) -> None:
     assert "web-0 to web-7  6 GiB   2      0s     base        web, 4 GiB" in lines
     assert "14h     balloon   db                  target=auto" in lines
     assert "periodic  khugepaged, each 10s in 10 VMs: 64,800 ticks" in lines
-    assert lines[-1].startswith("estimate  roughly ")
-    assert lines[-1].endswith("both are guesses")
+    assert lines[-1].startswith("estimate  at least ")
+    assert lines[-1].endswith("both are guesses, without what moves or is freed and touched again")
 
 
 def test_a_script_is_said_to_be_beyond_the_plan(capsys: Capture) -> None:
@@ -131,7 +132,36 @@ def test_new_copies_a_shipped_scenario(tmp_path: Path, capsys: Capture) -> None:
         "schema": "vmmsim/new/1",
         "path": str(mine),
         "copy_of": "hard-faults",
+        "beside": [],
     }
+
+
+def test_new_copies_a_script_too_and_lets_the_copy_name_it(tmp_path: Path, capsys: Capture) -> None:
+    mine, script = tmp_path / "mine.toml", tmp_path / "mine.py"
+    assert run(["new", "churn", str(mine), "--json"]) == 0
+    assert document(capsys.readouterr().out, "new")["beside"] == [str(script)]
+    assert load_scenario(mine).run.script == "mine.py:churn"
+    shipped = shipped_scenarios()["churn"].with_name("churn.py").read_text(encoding="utf-8")
+    copy = script.read_text(encoding="utf-8")
+    assert "`vmmsim run mine.toml`" in copy
+    assert "`python mine.py`" in copy
+    assert ast.dump(without_docstring(copy)) == ast.dump(without_docstring(shipped)), "the code is the same"
+    assert run(["validate", str(mine)]) == 0
+
+
+def without_docstring(code: str) -> ast.Module:
+    tree = ast.parse(code)
+    del tree.body[0]
+    return tree
+
+
+def test_new_writes_neither_file_where_one_of_them_is_there_already(tmp_path: Path, capsys: Capture) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("mine", encoding="utf-8")
+    assert run(["new", "churn", str(tmp_path / "mine.toml")]) == 2
+    assert capsys.readouterr().err == f"vmmsim: {script}: exists already; nothing was written\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+    assert script.read_text(encoding="utf-8") == "mine"
 
 
 def test_new_overwrites_nothing_and_leaves_nothing_half_written(tmp_path: Path, capsys: Capture) -> None:

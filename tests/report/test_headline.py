@@ -19,6 +19,7 @@ def found(**given: Any) -> dict[str, Any]:
         "waited_ns": 47 * MIN,
         "without_ns": 47 * MIN,
         "lost_ns": [],
+        "time_in_mode_ns": {"base": 47 * MIN, "dual-direct": 4 * HOUR - 47 * MIN},
         "waiting": {"share": 0.083, "time_ns": MIN, "basis": "as if"},
         "getting_there_ns": 40 * S,
         "repaid_at_ns": 47 * MIN + 2 * HOUR + 10 * MIN,
@@ -34,12 +35,12 @@ UNKNOWN = {"share": None, "time_ns": None, "basis": None}
     [
         (
             {},
-            "db waited 47 min for Dual Direct; waiting cost 8.3 % of the work done meanwhile; getting there cost 40 s, "
-            "repaid 2 h 10 min later.",
+            "db waited 47 min for Dual Direct; waiting cost at least 8.3 % of the work done meanwhile; getting there "
+            "took 40 s, repaid 2 h 10 min later.",
         ),
         (
             {"repaid_at_ns": None, "waiting": UNKNOWN},
-            "db waited 47 min for Dual Direct; getting there cost 40 s, which was not repaid.",
+            "db waited 47 min for Dual Direct; getting there took 40 s, which was not repaid.",
         ),
         (
             {"getting_there_ns": 0, "repaid_at_ns": 47 * MIN, "waiting": {"share": -1e-5, "basis": "as if"}},
@@ -56,7 +57,7 @@ UNKNOWN = {"share": None, "time_ns": None, "basis": None}
         (
             {"had_from_ns": 0, "waited_ns": 0, "without_ns": HOUR, "lost_ns": [3 * HOUR]},
             "db had Dual Direct from the start; lost it at 3 h (a bank failed), and was without for 1 h; doing without "
-            "cost 8.3 % of the work done meanwhile.",
+            "cost at least 8.3 % of the work done meanwhile.",
         ),
         (
             {"without_ns": 50 * MIN, "lost_ns": [2 * HOUR, 3 * HOUR], "waiting": UNKNOWN, "getting_there_ns": 0},
@@ -65,7 +66,15 @@ UNKNOWN = {"share": None, "time_ns": None, "basis": None}
         ),
         (
             {"had_from_ns": None, "waited_ns": 4 * HOUR},
+            "db never got Dual Direct (no window); doing without cost at least 8.3 % of the work done meanwhile.",
+        ),
+        (
+            {"had_from_ns": None, "waited_ns": 4 * HOUR, "time_in_mode_ns": {"guest-direct": 4 * HOUR}},
             "db never got Dual Direct (no window); doing without cost 8.3 % of the work done meanwhile.",
+        ),
+        (
+            {"mode_wanted": "vmm-direct", "had_from_ns": None, "waited_ns": 4 * HOUR},
+            "db never got VMM Direct (no window); doing without cost 8.3 % of the work done meanwhile.",
         ),
         ({"running_ns": 0}, "db never ran."),
         ({"mode_wanted": ""}, "db ran without a wish for a mode."),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.made_up import DAY, HOUR, MIN
 from vmmsim.config import MODES
 from vmmsim.report import theme
-from vmmsim.report.marks import LEVELS, Grid, levels, mark, prevailing, runs, share
+from vmmsim.report.marks import LEVELS, Grid, levels, mark, prevailing, runs, scale, share
 
 FOUR = Grid(end_ns=40, width=4 + 5 + 3 + 1, label=5, note=3)
 """Four columns of 10 ns."""
@@ -58,6 +58,17 @@ def test_levels_go_from_the_lowest_to_the_highest():
     assert levels(np.array([np.nan, 0.0, 8.0]), 8.0) == " ▁█"
     assert levels(np.array([0.0]), 0.0) == " "
     assert levels(np.array([0.0, 8.0]), 8.0, unicode=False).isascii()
+
+
+def test_a_scale_is_for_all_values_but_spikes():
+    assert scale(np.array([1.0, 2.0, np.nan])) == 2.0
+    assert scale(np.array([1.0] * 19 + [1.9])) == 1.9, "less than twice as high is no spike"
+    assert scale(np.array([1.0] * 19 + [9.0])) == 1.0
+    assert scale(np.array([1.0] * 18 + [9.0] * 2)) == 9.0, "more than a twentieth are no spikes"
+    assert scale(np.array([0.0] * 19 + [9.0])) == 9.0, "beside nothing there is nothing to flatten"
+    assert scale(np.array([np.nan])) == 0.0
+    assert levels(np.array([1.0, 9.0]), 1.0) == "█▲"
+    assert levels(np.array([1.0, 9.0]), 1.0, unicode=False) == "#^"
 
 
 def test_a_level_does_not_flicker_at_a_border():

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.copy_tally import CopyTally
 from vmmsim.actors.costs import copy_ns
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import numpy as np
     from numpy.typing import NDArray
     from simpy import Environment, Event
 
@@ -38,6 +40,8 @@ class BuildTurns:
         self.vm = vm
         self.bandwidth = bandwidth
         self.copied_pages = 0
+        self.tally = CopyTally(0, np.empty(0, np.int64))
+        """Copies against the plan; of the window chosen, once there is one."""
         self.given_up = ""
         """Why the build was ended from outside; "" while it was not."""
         self.waits = False

@@ -76,6 +76,7 @@ class Eviction:
         if not (yield from self.turns.copying(old)):
             return ""
         new = self.host.take(int(old.size), kind=Kind.USER)
+        self.turns.copied_pages -= int(old.size - new.size)  # those stay where they are, until their turn comes again
         old = old[: new.size]
         book = self.host.frames
         owners, pages = book["owner"][old].copy(), book["page"][old].astype(np.int64)

@@ -85,9 +85,11 @@ class GuestCompactor:
         before = self.copied_pages
         why = yield from self._empty(window.start, window.end)
         guest.release(token)
+        gone = window.movable - (self.copied_pages - before)
         self.recorder.decide(
             "guest", "compact", vm=self.vm.name, asked=f"{window.movable} pages",
-            got=f"{self.copied_pages - before} pages", outcome="failed" if why else "done", why=why, cause=row,
+            got=f"{self.copied_pages - before} pages", outcome="failed" if why else "done",
+            why=why or (f"{gone} pages were freed before their turn" if gone else ""), cause=row,
         )  # fmt: skip
         return why
 

@@ -15,7 +15,7 @@ from vmmsim.actors.blocking import said
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.guest_os import GuestOutOfMemory
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
-from vmmsim.addresses import write_bytes
+from vmmsim.addresses import format_bytes
 from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.moves import finish
@@ -130,7 +130,7 @@ class Hotplug:
         """Leave the VMM segment: memory under it is about to go, as its operator asked."""
         vm, mode = self.vm, self.vm.mode
         self.guest_os.vmm.leave_segment(vm, "unplug")
-        why = f"{write_bytes(pages << 12)} under the segment are unplugged"
+        why = f"{format_bytes(pages << 12)} under the segment are unplugged"
         self.recorder.decide("vmm", "mode", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why)
 
     def _unplugs_ns(self, pages: int, resident: int) -> int:

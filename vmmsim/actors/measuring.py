@@ -233,15 +233,14 @@ class Meter:
         write_vm_row(self.recorder, vm, **columns)
 
     def _around(self, overhead: float, bias: float) -> tuple[float | None, float | None]:
-        """Return an interval about one stratum's overhead: the run's relative half width, and the bias bound below."""
-        low, high = self.overheads.interval()
-        mean = self.overheads.overhead
-        if not mean:
-            return max(overhead - bias, 0.0), overhead
-        if not np.isfinite(high):
+        """Return an interval about one stratum's overhead: the run's share of error, and the bias bound below.
+
+        None for both while the run has too few samples for an interval that says something.
+        """
+        error = self.overheads.share_of_error()
+        if error is None:
             return None, None
-        half = overhead * (high - low) / 2 / mean
-        return max(overhead - half - bias, 0.0), overhead + half
+        return max(overhead * (1 - error) - bias, 0.0), overhead * (1 + error)
 
     def close(self) -> None:
         """Write the last row and give the hardware back; nothing is measured any more."""

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 _Z: Final = 1.959963984540054
 """The normal distribution's 97.5 % quantile."""
+LEAST_DIFFERENCES: Final = 8
+"""Fewer differences between neighbours say next to nothing: equal by chance, or all of it one change of the program."""
+WIDEST: Final = 0.5
+"""Half an interval, as a share of its middle, above which it says next to nothing."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +63,7 @@ class Overheads:
     def __init__(self) -> None:
         self.stack = Stack()
         self.strata = 0
+        self._estimates = 0
         self._bias = 0.0
         self._variance = 0.0
         self._weight = 0.0
@@ -104,6 +109,7 @@ class Overheads:
         return stack
 
     def _take(self, rate: _Rate) -> None:
+        self._estimates += 1
         if self._last is not None:
             self._differ(self._last, rate)
         self._last, self._before_last = rate, self._last
@@ -159,6 +165,19 @@ class Overheads:
         # Successive differences share their terms: each is worth two thirds of a degree of freedom.
         half = _student(2 * self._closed()._differences / 3) * math.sqrt(variance)
         return self.overhead - half, self.overhead + half
+
+    def share_of_error(self) -> float | None:
+        """Return half the interval over its middle; None if there are too few samples for one that says something.
+
+        0 if all strata were run whole, or all of them cost nothing.
+        """
+        if not self._estimates:
+            return 0.0
+        low, high = self.interval()
+        if self._closed()._differences < LEAST_DIFFERENCES or not math.isfinite(high):
+            return None
+        error = (high - low) / 2 / self.overhead if self.overhead else 0.0
+        return error if error <= WIDEST else None
 
     def as_if(self, mode: str) -> float | None:
         """Return the overhead had the VM been in another mode, over the strata priced so; None if none was."""

@@ -97,6 +97,8 @@ class Placing:
         """Let ledger and nested table say what the copies of ``batch`` have made true."""
         vm, host = self.vm, self.host
         gfns, frames = batch.result()
+        pages = (batch.gfn[:, None] + np.arange(batch.pages_each)).ravel()
+        self.turns.tally.copied(pages - self.turns.lease.base)
         spares = np.array(self._spares, np.int64)
         taken = np.setdiff1d(batch.taken(), spares)
         for first, end in runs_of(taken):

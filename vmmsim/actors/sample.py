@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
+
+from vmmsim import rates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -14,19 +16,23 @@ if TYPE_CHECKING:
     from vmmsim.translation.costs import Coverage
 
 
+def _from_data(name: str) -> Any:
+    return attrs.field(factory=lambda: rates.number(f"measure.{name}"))
+
+
 @attrs.frozen(kw_only=True)
 class Lengths:
-    """How long a sample is, in accesses: W to warm up, M measured."""
+    """How long a sample is, in accesses: W to warm up, M measured; unsaid, as ``data/rates.toml`` has it."""
 
-    warm: int = 1 << 14
+    warm: int = _from_data("warm")
     """W to begin with."""
-    warm_most: int = 1 << 17
+    warm_most: int = _from_data("warm_most")
     """W is doubled up to this."""
-    measured: int = 1 << 14
+    measured: int = _from_data("window")
     """M."""
-    bias: float = 0.01
+    bias: float = _from_data("cold_share")
     """W is doubled while cold misses could make up more than this share of the rate,"""
-    negligible_cycles: float = 0.001
+    negligible_cycles: float = _from_data("cold_cycles")
     """and more than this many cycles per access."""
 
 

@@ -1,7 +1,7 @@
 """Building a VMM segment for a running VM: lease a window, clear it, put every page in its slot, switch the segment on.
 
 The VM runs all the while. Its nested faults are served slot-first, so that what it touches meanwhile need not move.
-Copies take from the guests what ``compaction.bandwidth`` allows, and each batch of 32 pages is one flush.
+Copies go at ``compaction.bandwidth``; the guests feel a flush for each 32 pages, no more.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.build_turns import TURN_PAGES, BuildTurns
+from vmmsim.actors.copy_tally import CopyTally, built
 from vmmsim.actors.costs import copy_ns, rendezvous_ns
 from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.eviction import Eviction
@@ -20,7 +21,7 @@ from vmmsim.actors.placing import Placing
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, VmLost
 from vmmsim.actors.worth import Effort
-from vmmsim.addresses import format_duration, write_bytes
+from vmmsim.addresses import write_bytes
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 from vmmsim.memory.window import Choice, Infeasible, choose
 
@@ -95,6 +96,7 @@ class SegmentBuilder:
         vm.lease = Lease(
             base=choice.base, limit=choice.limit, offset=choice.offset, escaped=choice.escaped, token=token
         )
+        self.turns.tally = CopyTally(choice.copies, vm.nested.translate_range(choice.base, choice.limit))
         row = self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=write_bytes((choice.limit - choice.base) << 12), outcome="begun",
             why=f"{choice.copies} pages to move, {choice.absent} to zero, {choice.escaped.size} to escape",
@@ -110,14 +112,11 @@ class SegmentBuilder:
             self.host.release(token)
         self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
-            outcome="aborted" if why else "done", why=why, cost_ns=int(self.env.now - started), cause=row,
+            outcome="aborted" if why else "done",
+            why=why or self.turns.tally.why(self.copied_pages, self.eviction.dropped_pages),
+            cost_ns=int(self.env.now - started), cause=row,
         )  # fmt: skip
-        return Attempt(won=not why, why=why or self._said(format_duration(int(self.env.now - started))))
-
-    def _said(self, took: str) -> str:
-        what = [f"{self.copied_pages} pages moved"] if self.copied_pages else []
-        what += [f"{self.zeroed_pages} zeroed"] if self.zeroed_pages else []
-        return f"host memory made contiguous in {took}: {', '.join(what) or 'nothing to move'}"
+        return Attempt(won=not why, why=why or built(int(self.env.now - started), self.copied_pages, self.zeroed_pages))
 
     def _fill(self, choice: Choice) -> Generator[Event, object, str]:
         """Clear the window and fill its slots; return "" or why it cannot go on.

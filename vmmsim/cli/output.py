@@ -65,4 +65,5 @@ def report(bad: BadInput, *, as_json: bool) -> None:
         print(json.dumps({"error": [attrs.asdict(problem) for problem in bad.problems]}, indent=2))
         return
     for problem in bad.problems:
-        say(f"vmmsim: {problem}")
+        for line in str(problem).splitlines():
+            say(f"vmmsim: {line}")

@@ -146,8 +146,10 @@ def _memory(text: str | None) -> int | None:
 
 def replayed(trace: str, options: dict[str, object]) -> Replay:
     """Return the replay of a trace that the user named, with progress on stderr."""
+    from vmmsim.scenarios_folder import trace_path
     from vmmsim.studies.replay import replay as study
 
+    trace_path(trace)  # a name that there is not is told at once
     output.say_if_compiling()
     with Progress("reading", "accesses") as progress:
         again = progress.then("replaying")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,6 +13,8 @@ import typer
 from vmmsim.cli import output
 from vmmsim.errors import BadInput
 
+_SCRIPT: Final = re.compile(r'"([\w-]+)\.py:')
+"""Code beside a scenario file, as the file names it."""
 START: Final = """\
 # Whose question does this scenario answer? The first line is what `vmmsim scenarios` shows of a shipped one.
 #
@@ -26,7 +30,7 @@ seed  = 1
 machine = "sandy-bridge-2012"          # the translation hardware; vmmsim machines
 memory  = "32GiB"
 age     = "30d"                        # lived-in memory at the start; "0s" is a fresh boot
-compaction = { bandwidth = "1GiB/s" }  # what moving pages may take from the guests; without this line, none
+compaction = { bandwidth = "1GiB/s" }  # how fast pages are moved; without this line, others' are not
 
 [vm.db]
 memory   = "16GiB"
@@ -68,22 +72,41 @@ def new(
 ) -> None:
     """Write a scenario to start from: a small one that explains itself, or a copy of a shipped one.
 
-    Nothing is overwritten.
+    A script that the shipped scenario names is copied beside it, under the new file's name. Nothing is overwritten.
     """
     if len(words) > 2:
         raise BadInput("new takes a shipped scenario's name, if any, and one file", file="FILE")
     name, file = words[0] if len(words) == 2 else None, Path(words[-1])
     if file.suffix != ".toml":
         raise BadInput('is no name of a scenario file; write one that ends in ".toml"', file=file)
-    text = START if name is None else _shipped(name)
-    _write(file, text)
+    texts = {file: START} if name is None else _copies(name, file)
+    _write(texts)
+    beside = [str(path) for path in texts if path != file]
     if as_json:
-        output.document("new", {"path": str(file), "copy_of": name})
+        output.document("new", {"path": str(file), "copy_of": name, "beside": beside})
     else:
-        output.say(f"wrote {file}; change it, then: vmmsim validate {file}")
+        output.say(f"wrote {' and '.join([str(file), *beside])}; change it, then: vmmsim validate {file}")
 
 
-def _shipped(name: str) -> str:
+def _copies(name: str, file: Path) -> dict[Path, str]:
+    """Return what a copy of a shipped scenario is made of: its file, then the code that it names, by their new paths.
+
+    The code takes the new file's name, so that several copies can lie in one folder, and both say so where they
+    speak of it.
+    """
+    shipped = _shipped(name)
+    text = shipped.read_text(encoding="utf-8")
+    scripts = [stem for stem in dict.fromkeys(_SCRIPT.findall(text)) if shipped.with_name(f"{stem}.py").is_file()]
+    texts = {file: text}
+    for stem in scripts:
+        mine = file.stem if len(scripts) == 1 else f"{file.stem}_{stem}"
+        code = shipped.with_name(f"{stem}.py").read_text(encoding="utf-8")
+        texts[file.with_name(f"{mine}.py")] = code.replace(f"vmmsim run {name}`", f"vmmsim run {file.name}`")
+        texts = {path: each.replace(f"{stem}.py", f"{mine}.py") for path, each in texts.items()}
+    return texts
+
+
+def _shipped(name: str) -> Path:
     from vmmsim.hints import did_you_mean
     from vmmsim.scenarios_folder import shipped_scenarios
 
@@ -92,16 +115,21 @@ def _shipped(name: str) -> str:
         raise BadInput(
             f"not a shipped scenario; those are {', '.join(shipped)}{did_you_mean(name, shipped)}", file=name
         )
-    return shipped[name].read_text(encoding="utf-8")
+    return shipped[name]
 
 
-def _write(file: Path, text: str) -> None:
+def _write(texts: dict[Path, str]) -> None:
+    """Write all files or none: each is whole beside its place before the first is put there."""
     from vmmsim.workloads.replacing import replacing, writing
 
-    if file.exists():
-        raise BadInput("exists already; nothing was written", file=file)
-    with replacing(file, force=False) as draft, writing(file):
-        draft.write_text(text, encoding="utf-8")
+    for file in texts:
+        if file.exists():
+            raise BadInput("exists already; nothing was written", file=file)
+    with ExitStack() as all_whole:
+        for file, text in texts.items():
+            draft = all_whole.enter_context(replacing(file, force=False))
+            with writing(file):
+                draft.write_text(text, encoding="utf-8")
 
 
 def scenarios(

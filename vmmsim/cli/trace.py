@@ -29,7 +29,9 @@ _Levels = Annotated[int, typer.Option("--levels", min=4, max=5, help="Levels of 
 _Format = Annotated[str | None, typer.Option("--format", help="Format of TRACE, if its content does not tell.")]
 
 
-@trace_app.command("record", context_settings={"allow_interspersed_args": True})
+@trace_app.command(
+    "record", short_help="Record a program, under valgrind.", context_settings={"allow_interspersed_args": True}
+)
 def record_command(
     out: _Out,
     command: Annotated[list[str], typer.Argument(help="Program and its arguments.", metavar="-- CMD...")],
@@ -62,7 +64,7 @@ def record_command(
     return 130 if made.interrupted else 0
 
 
-@trace_app.command("convert")
+@trace_app.command("convert", short_help="Write a trace in vmmsim's own format.")
 def convert_command(
     trace: _In,
     out: _Out,
@@ -89,7 +91,7 @@ def convert_command(
         _say_written(out, counts)
 
 
-@trace_app.command("inspect")
+@trace_app.command("inspect", short_help="Say what a trace holds.")
 def inspect_command(trace: _In, levels: _Levels = 4, format: _Format = None, as_json: _Json = False) -> None:
     """Say what TRACE holds: format, counts, pages touched, and how soon pages are used again.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vmmsim.addresses import format_duration
+from vmmsim.config import MODES
 from vmmsim.report.marks import label, share
 
 Found = Mapping[str, Any]
@@ -14,6 +16,7 @@ WORTH_SAYING: Final = 0.0005
 """A share below which waiting cost nothing that anybody would notice."""
 _MANY: Final = 3
 """As many VMs in a row as are told by the first and the last."""
+WITH_GUEST_SEGMENT: Final = frozenset(name for name, mode in MODES.items() if mode.guest == "segment")
 _AT_ONCE: Final = 0.001
 """A wait below this share of a VM's time is none."""
 
@@ -56,15 +59,21 @@ def _cost(found: Found, doing: str = "") -> str:
     if cost < WORTH_SAYING:
         return f"; {doing} cost nothing to speak of"
     once = " (by what it had later)" if found["waiting"]["basis"] == "once had" else ""
-    return f"; {doing} cost {share(cost)} of the work done meanwhile{once}"
+    return f"; {doing} cost {'at least ' * is_least(found)}{share(cost)} of the work done meanwhile{once}"
+
+
+def is_least(found: Found) -> bool:
+    """Tell whether waiting may have cost more: as if keeps small pages, where a guest segment brings large ones."""
+    small = sum(ns for mode, ns in found["time_in_mode_ns"].items() if mode not in WITH_GUEST_SEGMENT)
+    return bool(small and found["waiting"]["basis"] == "as if" and found["mode_wanted"] in WITH_GUEST_SEGMENT)
 
 
 def _repaid(found: Found) -> str:
-    """Return when the stalls that getting the mode cost were made good."""
+    """Return how long getting the mode took, and when as much was gained."""
     cost, at = found["getting_there_ns"], found["repaid_at_ns"]
     if not cost:
         return ""
-    there = f"; getting there cost {format_duration(cost)}"
+    there = f"; getting there took {format_duration(cost)}"
     if at is None:
         return f"{there}, which was not repaid"
     return f"{there}, repaid {format_duration(at - found['had_from_ns'])} later"
@@ -95,10 +104,35 @@ def _next(vm: str) -> str:
     return f"{stem}-{int(number) + 1}" if stem and number.isdecimal() else ""
 
 
+def by_number(vm: str) -> tuple[str, int]:
+    """Return a key that sorts web-10 behind web-9."""
+    stem, _, number = vm.rpartition("-")
+    return (stem, int(number)) if number.isdecimal() else (vm, -1)
+
+
 def content(vms: Sequence[str], founds: Sequence[Found]) -> str:
     """Return the one sentence about VMs that all had what they wanted from the start to the end."""
     modes = sorted({found["mode_wanted"] for found in founds})
     return f"{names(vms)} ran in {' or '.join(label(mode) for mode in modes)} throughout, as wanted."
+
+
+def others(founds: Sequence[Found]) -> str:
+    """Return the one sentence about several VMs that did without for a while, and are told no further."""
+    waits = sorted(found["waited_ns"] for found in founds if found["had_from_ns"] is not None)
+    never, lost = len(founds) - len(waits), sum(bool(found["lost_ns"]) for found in founds)
+    told = []
+    if waits:
+        shares = ((0.5, "half within"), (0.9, "nine in ten within"), (1.0, "the last after"))
+        told.append(
+            f"{len(waits)} had their modes, " + ", ".join(f"{said} {_rank(waits, part)}" for part, said in shares)
+        )
+    told += [f"{never} never had {'them' if waits else 'their modes'}"] if never else []
+    told += [f"{lost} lost them again"] if lost else []
+    return f"Of {len(founds)} more VMs {'; '.join(told)}."
+
+
+def _rank(waits: Sequence[int], part: float) -> str:
+    return format_duration(waits[math.ceil(part * len(waits)) - 1])
 
 
 def is_content(found: Found) -> bool:

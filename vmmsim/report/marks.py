@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 LEVELS: Final = "▁▂▃▄▅▆▇█"
 ASCII_LEVELS: Final = "_.:-=+*#"
+CLIPPED: Final = "▲"
+ASCII_CLIPPED: Final = "^"
+USUAL: Final = 0.95
+"""Share of a strip's columns that its scale is made for, if the others are spikes;"""
+SPIKE: Final = 2.0
+"""and how often as high as those a column is that counts as one."""
 _SLACK: Final = 1e-6
 """Lets a value on the border of two levels take the upper one, whatever the last bit of its mean."""
 _SECOND: Final = 10**9
@@ -94,13 +101,30 @@ class Grid:
         return np.diff(np.interp(self.edges, times, total))
 
 
+def scale(values: Reals) -> float:
+    """Return the top of a strip's scale: the largest value, unless a few spikes would flatten all the others."""
+    known = np.sort(values[~np.isnan(values)])
+    if not known.size:
+        return 0.0
+    usual = float(known[math.ceil(USUAL * known.size) - 1])
+    most = float(known[-1])
+    return usual if 0 < SPIKE * usual < most else most
+
+
 def levels(values: Reals, most: float, *, unicode: bool = True) -> str:
-    """Return a line of characters, the higher the larger; blank where a value is NaN or ``most`` is 0 or less."""
-    marks = LEVELS if unicode else ASCII_LEVELS
+    """Return a line of characters, the higher the larger; blank where a value is NaN or ``most`` is 0 or less.
+
+    What is beyond ``most`` has a mark of its own.
+    """
+    marks, clipped = (LEVELS, CLIPPED) if unicode else (ASCII_LEVELS, ASCII_CLIPPED)
     line = ""
     for value in values:
-        known = most > 0 and not np.isnan(value)
-        line += marks[min(len(marks) - 1, max(0, int(value / most * len(marks) + _SLACK)))] if known else " "
+        if not most > 0 or np.isnan(value):
+            line += " "
+        elif value > most * (1 + _SLACK):
+            line += clipped
+        else:
+            line += marks[min(len(marks) - 1, max(0, int(value / most * len(marks) + _SLACK)))]
     return line
 
 

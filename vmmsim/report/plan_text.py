@@ -146,8 +146,9 @@ def _measured(plan: Plan) -> str:
 
 def _estimate(plan: Plan) -> str:
     return (
-        f"roughly {_seconds(plan.wall_seconds)} and {format_bytes(plan.process_bytes)} of this machine's memory, "
-        "with kernels compiled; both are guesses"
+        f"at least {_seconds(plan.wall_seconds)} and about {format_bytes(plan.process_bytes)} of this machine's memory"
+        ", with kernels compiled; both are guesses, without what moves or is freed and touched again"
+        + (", and without the script's doings" if plan.scenario.run.script else "")
     )
 
 

@@ -15,7 +15,7 @@ from vmmsim.addresses import format_bytes, format_duration, parse_bytes, parse_d
 from vmmsim.errors import BadInput
 from vmmsim.lives import Life, lives
 from vmmsim.report import theme
-from vmmsim.report.headline import content, headline, is_content
+from vmmsim.report.headline import content, headline, is_content, others
 from vmmsim.report.marks import Grid, mark
 from vmmsim.report.reasons import Reasons
 from vmmsim.report.story_decisions import decisions_block
@@ -122,14 +122,14 @@ def _headlines(vms: dict[str, Any], told: list[str], reasons: Reasons, grid: Gri
     if not vms:
         return [Text("No VM was ever there.")]
     happy = [vm for vm, found in vms.items() if is_content(found)]
+    restless = [vm for vm in dict.fromkeys([*told, *vms]) if vm not in happy]
+    first = restless if len(restless) <= TOLD + 1 else restless[:TOLD]
     lines: list[Text] = []
-    rest = [vm for vm in vms if vm not in happy and vm not in told]
-    for vm in [*told[:TOLD], *rest][: TOLD + 1]:
-        if vm not in happy:
-            sentence = headline(vm, vms[vm], *reasons.of_headline(vm, vms[vm]))
-            lines += wrapped(sentence, grid, style="bold" if not lines else "", indent=2)
-    silent = len(vms) - len(happy) - min(len(told[:TOLD]) + len(rest), TOLD + 1) if not set(happy) & set(told) else 0
-    lines += [Text(f"{silent} more VMs did without their mode for a while.")] if silent > 0 else []
+    for vm in first:
+        sentence = headline(vm, vms[vm], *reasons.of_headline(vm, vms[vm]))
+        lines += wrapped(sentence, grid, style="bold" if not lines else "", indent=2)
+    rest = [vms[vm] for vm in restless[len(first) :] if vms[vm]["running_ns"]]
+    lines += wrapped(others(rest), grid, indent=2) if rest else []
     return lines + (wrapped(content(happy, [vms[vm] for vm in happy]), grid, indent=2) if happy else [])
 
 

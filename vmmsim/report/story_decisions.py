@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vmmsim.addresses import format_duration
 from vmmsim.report import theme
-from vmmsim.report.headline import names
+from vmmsim.report.headline import by_number, names
 from vmmsim.report.reasons import MODE, sentence
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _told(group: Group, grid: Grid) -> list[Text]:
     """Return a group in two lines at most, after the time of its first decision."""
     row = {**group.first, "cost_ns": group.cost_ns}
     vms = [vm for vm in group.vms if vm]
-    said = sentence(row, names(sorted(vms, key=_by_number)) if len(vms) <= NAMED else f"{len(vms)} VMs")
+    said = sentence(row, names(sorted(vms, key=by_number)) if len(vms) <= NAMED else f"{len(vms)} VMs")
     said += f", {group.count:,} times from here" if group.count > 1 else ""
     said += f": {row['why']}" if row["why"] else ""
     lines = textwrap.wrap(said, grid.width - grid.label, max_lines=2, placeholder=" ...")
@@ -102,8 +102,3 @@ def _told(group: Group, grid: Grid) -> list[Text]:
     style = STYLES.get(row["outcome"], "")
     first = Text(f"{when:>{grid.label - 2}}  ", style=theme.FAINT).append(lines[0], style=style or "default")
     return [first, *(Text(f"{'':{grid.label}}{line}", style=style) for line in lines[1:])]
-
-
-def _by_number(vm: str) -> tuple[str, int]:
-    stem, _, number = vm.rpartition("-")
-    return (stem, int(number)) if number.isdecimal() else (vm, -1)

@@ -123,16 +123,8 @@ def _ends(values: Reals) -> tuple[float, float]:
 
 def _from_to(values: Reals) -> str:
     """Return the first and the last value of bytes in short: "14 to 3.2 GiB"."""
-    first, last = (_bytes(value) for value in _ends(values))
+    first, last = (format_bytes(int(value)) if value else "0" for value in _ends(values))
     if first == last:
         return first
     number, _, unit = first.partition(" ")
     return f"{number if unit == last.partition(' ')[2] else first} to {last}"
-
-
-def _bytes(value: float) -> str:
-    """Return bytes in three figures at most."""
-    for unit, scale in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if value >= scale:
-            return f"{float(f'{value / scale:.3g}'):g} {unit}"
-    return f"{int(value)}"

@@ -12,8 +12,20 @@ from rich.text import Text
 
 from vmmsim.addresses import format_duration
 from vmmsim.report import theme
-from vmmsim.report.headline import names
-from vmmsim.report.marks import Grid, colour, label, levels, mark, prevailing, runs, share
+from vmmsim.report.headline import WORTH_SAYING, by_number, is_least, names
+from vmmsim.report.marks import (
+    ASCII_CLIPPED,
+    CLIPPED,
+    Grid,
+    colour,
+    label,
+    levels,
+    mark,
+    prevailing,
+    runs,
+    scale,
+    share,
+)
 from vmmsim.run_tables import OFF
 from vmmsim.summary import wanted_overhead
 
@@ -47,8 +59,12 @@ def compact_block(others: Sequence[Life], founds: Mapping[str, Found], grid: Gri
         many = f" +{len(alike) - 1}" if len(alike) > 1 else ""
         name = alike[0].vm[: grid.label - 1 - len(many)] + many
         lines.append(_row(name, _strip(alike[0], grid), _range(alike, founds), grid))
-    rest = [life.vm for alike in list(strips.values())[STRIPS:] for life in alike]
-    return lines + ([Text(f"{'':{grid.label}}and {len(rest)} more: {names(rest)}"[: grid.width])] if rest else [])
+    rest = [life for alike in list(strips.values())[STRIPS:] for life in alike]
+    if not rest:
+        return lines
+    told = names(sorted((life.vm for life in rest), key=by_number))
+    overhead = _range(rest, founds)
+    return lines + _told(f"and {len(rest)} more{f', overhead {overhead}' if overhead else ''}: {told}", grid)
 
 
 def _row(name: str, strip: Text, note: str, grid: Grid, style: str = "") -> Text:
@@ -96,7 +112,7 @@ def _overhead(life: Life, found: Found, grid: Grid) -> list[Text]:
     if np.isnan(actual).all():
         return [Text(f"{'  overhead':{grid.label}}not measured")]
     wanted = grid.means(life.start_ns, life.end_ns, np.where(life.running, wanted_overhead(life), np.nan))
-    most = float(np.nanmax([*actual, *wanted]))
+    most = max(scale(actual), scale(wanted))
     line = Text()
     modes = prevailing(grid, life.start_ns, life.end_ns, life.mode)
     for character, mode in zip(levels(actual, most, unicode=grid.unicode), modes, strict=True):
@@ -105,16 +121,23 @@ def _overhead(life: Life, found: Found, grid: Grid) -> list[Text]:
     if not np.isnan(wanted).all() and found["without_ns"]:
         line = Text(levels(wanted, most, unicode=grid.unicode), style=colour(found["mode_wanted"]))
         lines.append(_row("  if granted", line, "as if, on a copy", grid))
-    return lines + _told(_means(found), grid)
+    beyond = float(np.nanmax(np.where(life.running & (life.span_ns > 0), life.columns["overhead"], np.nan)))
+    clipped = np.nanmax(actual) > most
+    return lines + _told(_means(found, f"up to {share(beyond)} at {_clip(grid)}" if clipped else ""), grid)
 
 
-def _means(found: Found) -> str:
+def _clip(grid: Grid) -> str:
+    return CLIPPED if grid.unicode else ASCII_CLIPPED
+
+
+def _means(found: Found, spikes: str) -> str:
     mean, low, high = (found["overhead"][name] for name in ("mean", "low", "high"))
     if mean is None:
         return ""
     said = f"overhead {share(mean)} on the average"
     if low is not None and high is not None:
         said += f" ({share(low).removesuffix(' %')} to {share(high)})"
+    said += f", {spikes}" if spikes else ""
     by_mode = {mode: part for mode, part in found["overhead_by_mode"].items() if part is not None}
     if len(by_mode) > 1:
         said += "; " + ", ".join(f"{share(part)} in {label(mode)}" for mode, part in by_mode.items())
@@ -127,7 +150,9 @@ def _cost(found: Found, grid: Grid) -> list[Text]:
     waiting = found["waiting"]
     if waiting["share"] is not None:
         lost = f", {format_duration(waiting['time_ns'])}" if waiting["time_ns"] > 0 else ""
-        said.append(f"cost of waiting {share(waiting['share'])} of the work done meanwhile{lost}")
+        least = waiting["share"] >= WORTH_SAYING and is_least(found)
+        told = f"cost of waiting {'at least ' * least}{share(waiting['share'])} of the work done meanwhile{lost}"
+        said.append(told + " (as if keeps the page tables as they are)" * least)
     if found["getting_there_ns"]:
         at = found["repaid_at_ns"]
         repaid = "not repaid" if at is None else f"repaid at {format_duration(at)}"

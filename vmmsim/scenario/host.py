@@ -21,7 +21,7 @@ class Compaction:
     """Compaction of host memory: in the background as Linux's kcompactd, and to build VMM segments."""
 
     bandwidth_bytes_per_second: int
-    """What moving pages may take from the guests, in bytes copied a second."""
+    """How fast pages are moved, in bytes copied a second; the guests run meanwhile, and feel flushes only."""
     proactiveness: int = 20
     """Linux's vm.compaction_proactiveness, 0 (only on demand) to 100."""
 

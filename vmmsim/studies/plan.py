@@ -75,7 +75,7 @@ class Plan:
     accesses: int
     """Accesses translated."""
     wall_seconds: float
-    """Rough estimate of what a run takes."""
+    """Rough estimate of what a run takes at least: copies, and what programs free and touch again, come on top."""
     process_bytes: int
     """Rough estimate of what the process holds."""
 
