@@ -165,7 +165,11 @@ class ByName:
         return Named.FAST if vm.name == "db" else "base"
 
 
-@pytest.mark.parametrize("policy", [Thrifty(), Roomy(), Roomy(mode="guest-direct"), ByName()], ids=repr)
+@pytest.mark.parametrize(
+    "policy",
+    [Thrifty(), Roomy(), Roomy(mode="guest-direct"), ByName()],
+    ids=["thrifty", "roomy", "roomy in Guest Direct", "by name"],
+)
 def test_a_mode_policy_that_keeps_the_contract_passes(policy):
     check_mode_policy(policy)
 
