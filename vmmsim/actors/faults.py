@@ -56,6 +56,7 @@ class Faults:
             outcome="done",
             why="correctable" if correctable else "uncorrectable",
         )
+        self.vmm.struck(frames)
         kinds, owners = book["kind"][frames].copy(), book["owner"][frames].copy()
         nobody = frames[(kinds == Kind.FREE) | (kinds == Kind.CACHE)]
         self.vmm.host.retire(nobody)

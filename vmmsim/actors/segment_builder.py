@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
-from vmmsim.actors.escapes import Escapes
+from vmmsim.actors.segment_commit import commit, may_escape
 from vmmsim.actors.vm import Lease
-from vmmsim.actors.vmm import FLAGS, VmLost, runs_of
+from vmmsim.actors.vmm import VmLost, runs_of
 from vmmsim.addresses import format_duration, write_bytes
 from vmmsim.memory.batch import Batch, first_sources
 from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
@@ -67,6 +68,8 @@ class SegmentBuilder:
         self.given_up = ""
         """Why the build was ended from outside; "" while it was not."""
         self._waits = False
+        self._disturbed = False
+        """Whether somebody made this turn let go of what it was doing."""
         self._spares: list[int] = []
         self._batch = int(rates.number("vmm.moves_per_flush"))
 
@@ -106,18 +109,23 @@ class SegmentBuilder:
         )  # fmt: skip
         try:
             why = yield from self._fill(choice)
+            self._return_spares()
+            why = why or self._commit(self._lease)
         except VmLost:
             why = GONE
-        lease, vm.lease = vm.lease, None
         self._return_spares()
-        if lease is not None:
-            why = why or (self._commit(lease) if vm.running else GONE)
+        if vm.lease is not None:
+            vm.lease = None
             self.host.release(token)
         self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
             outcome="aborted" if why else "done", why=why, cost_ns=int(self.env.now - started), cause=row,
         )  # fmt: skip
         return Attempt(won=not why, why=why or self._said(format_duration(int(self.env.now - started))))
+
+    def _commit(self, lease: Lease) -> str:
+        """Switch the segment on; return "" or why that cannot be."""
+        return commit(self.vmm, self.vm, lease)
 
     def _said(self, took: str) -> str:
         what = [f"{self.copied_pages} pages moved"] if self.copied_pages else []
@@ -130,6 +138,7 @@ class SegmentBuilder:
         Where there is no room outside for all that is in the way, own pages move in first and leave their frames.
         """
         while self._goes_on:
+            self._disturbed = False
             short = yield from self._evict(choice.start, choice.end)
             if not self._goes_on:
                 break  # type: ignore[unreachable]  # it may have ended meanwhile
@@ -143,7 +152,7 @@ class SegmentBuilder:
             if why or not self._goes_on:
                 return self.given_up or why or GONE
             now = self._placement()
-            if (now.left, now.absent, now.foreign) == before:
+            if (now.left, now.absent, now.foreign) == before and not self._disturbed:
                 return short or f"stuck with {now.left} pages out of place and {now.absent} absent"
         return self.given_up or GONE
 
@@ -168,6 +177,25 @@ class SegmentBuilder:
         self.host.release(lease.token)
         return True
 
+    def struck(self, frames: NDArray[np.int64]) -> None:
+        """Begin the turn anew without frames that have failed: slots escape if the filter takes them, or it is over."""
+        lease = self.vm.lease
+        if lease is None:
+            return
+        lost = [frame for frame in self._spares if frame in frames]
+        gfns = np.sort(frames - lease.offset)
+        slots = np.setdiff1d(gfns[(gfns >= lease.base) & (gfns < lease.limit)], lease.escaped)
+        if not lost and not slots.size:
+            return
+        self.abandon_turn()
+        self._return_spares()
+        self._disturbed = True
+        escaped = np.union1d(lease.escaped, slots)
+        if may_escape(self.vm, lease).fits(escaped.tolist()):
+            self.vm.lease = attrs.evolve(lease, escaped=escaped)
+        else:
+            self.give_up(f"{escaped.size} slots of its window have failed, the filter takes {self.vm.escape_budget}")
+
     def _placement(self) -> Placement:
         lease = self._lease
         start, end = lease.base + lease.offset, lease.limit + lease.offset
@@ -182,8 +210,8 @@ class SegmentBuilder:
 
     @property
     def _lease(self) -> Lease:
-        assert self.vm.lease is not None
-        return self.vm.lease
+        assert (lease := self.vm.lease) is not None
+        return lease
 
     # Others' pages
 
@@ -236,13 +264,23 @@ class SegmentBuilder:
         owners, pages = book["owner"][old].copy(), book["page"][old].astype(np.int64)
         for owner in np.unique(owners).tolist():
             mine = owners == owner
-            self.host.assign(new[mine], owner=owner, pages=pages[mine])
-            if owner in self.vmm.vms:
-                other = self.vmm.vms[owner]
-                self.vmm.move(other, pages[mine], new[mine])
-                other.flushes += -(-int(mine.sum()) // self._batch)
-        self.host.give_back(old)
+            self._hand_over(owner, pages[mine], old[mine], new[mine])
         return ""
+
+    def _hand_over(self, owner: int, pages: NDArray[np.int64], old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+        """Let pages of ``owner`` be in other frames; tables for that may cost a VM, this one or one yet to come."""
+        other = self.vmm.vms.get(owner)
+        if other is None and owner != NOBODY:
+            self.host.give_back(new)
+            return
+        self.host.assign(new, owner=owner, pages=pages)
+        if other is not None:
+            try:
+                self.vmm.move(other, pages, new)
+            except VmLost:
+                return
+            other.flushes += -(-int(pages.size) // self._batch)
+        self.host.give_back(old)
 
     def _copying(self, old: NDArray[np.int64]) -> Generator[Event, object, bool]:
         """Hold frames while they are copied; return whether they are still what they were."""
@@ -260,6 +298,7 @@ class SegmentBuilder:
         if self.in_flight is not None:
             self.host.release(self.in_flight)
             self.in_flight = None
+            self._disturbed = True
 
     # Own pages
 
@@ -274,7 +313,7 @@ class SegmentBuilder:
             _, sources = first_sources(batch)
             if np.any(self.host.frames["mark"][sources] & ISOLATED):
                 yield from self._pausing(BUSY_NS)
-                if not self._goes_on:
+                if not self._goes_on or self._disturbed:
                     return ""
                 continue
             if not self._as_planned(batch) or not (yield from self._copying(sources)):
@@ -360,42 +399,3 @@ class SegmentBuilder:
             gfns = ((what * each)[:, None] + np.arange(each)).ravel()
             vm.note_zeroed(gfns[vm.nested.translate(gfns) >= 0])
             yield from self._pausing(took)
-
-    # Switching it on
-
-    def _commit(self, lease: Lease) -> str:
-        """Switch the segment on if the nested table says what it says; pages whose slots went bad escape too."""
-        vm = self.vm
-        gfns = np.arange(lease.base, lease.limit)
-        wrong = gfns[vm.nested.translate(gfns) != gfns + lease.offset]
-        bad = np.union1d(wrong[self.host.frames["kind"][wrong + lease.offset] == Kind.BAD], lease.escaped)
-        if not np.all(np.isin(wrong, bad)):
-            return f"{wrong.size} pages are not in their slots"
-        escapes = Escapes(vm.empty_filter, base=lease.base, limit=lease.limit, members=vm.escape_budget)
-        if bad.size and not escapes.fits(bad.tolist()):
-            return f"{bad.size} pages would escape, the filter takes {vm.escape_budget}"
-        self.vmm.back(vm, bad)
-        if bad.size:
-            escapes.insert(bad.tolist())
-        vm.escapes = escapes
-        self._collapse(lease)
-        self.vmm.enter_segment(vm, lease.base, lease.limit, lease.offset)
-        return ""
-
-    def _collapse(self, lease: Lease) -> None:
-        """Keep the table below the segment small: whole blocks in place become 2M leaves, without copying."""
-        vm = self.vm
-        if not self.vmm.thp or lease.offset % PAGEBLOCK:
-            return
-        blocks = np.arange(-(-lease.base // PAGEBLOCK), lease.limit // PAGEBLOCK) << PAGEBLOCK_ORDER
-        small = blocks[vm.nested.mapped_sizes(blocks) == 0]
-        for gfn in small.tolist():
-            if not lease.escapes_between(gfn, gfn + PAGEBLOCK) and not self._bad_in(gfn, lease):
-                vm.nested.collapse(gfn, gfn + lease.offset, FLAGS)
-                vm.remapped_pages += PAGEBLOCK
-        if small.size:
-            self.vmm.flush(vm)
-
-    def _bad_in(self, gfn: int, lease: Lease) -> bool:
-        kinds = self.host.frames["kind"][gfn + lease.offset : gfn + lease.offset + PAGEBLOCK]
-        return bool(np.any(kinds != Kind.USER))
