@@ -17,12 +17,13 @@ from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
+from vmmsim.actors.eviction import hand_over, others
 from vmmsim.actors.segment_commit import commit, may_escape
 from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import VmLost, runs_of
 from vmmsim.addresses import format_duration, write_bytes
 from vmmsim.memory.batch import Batch, first_sources
-from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 from vmmsim.memory.placement import Placement
 from vmmsim.memory.window import Choice, Infeasible, choose
 
@@ -41,8 +42,10 @@ TURN_PAGES: Final = 1 << 13
 """Pages that are moved or zeroed between two looks at the clock: 32 MiB."""
 WINDOW_STEP: Final = 1 << 18
 """Frames of the window that are looked at at once for pages of others."""
-BUSY_NS: Final = 1_000_000
-"""How long to wait for frames that another change holds."""
+BUSY_NS: Final = (1_000_000, 128_000_000)
+"""How long to wait for frames that another change holds: at first, and, having doubled, at most."""
+BUSY_WAITS: Final = 4096
+"""Waits in a row, some minutes, after which whoever holds them is not waited for any longer."""
 GONE: Final = "the VM is gone"
 
 
@@ -68,6 +71,7 @@ class SegmentBuilder:
         self.given_up = ""
         """Why the build was ended from outside; "" while it was not."""
         self._waits = False
+        self._waits_in_a_row = 0
         self._disturbed = False
         """Whether somebody made this turn let go of what it was doing."""
         self._spares: list[int] = []
@@ -210,8 +214,8 @@ class SegmentBuilder:
 
     @property
     def _lease(self) -> Lease:
-        assert (lease := self.vm.lease) is not None
-        return lease
+        assert self.vm.lease is not None
+        return self.vm.lease
 
     # Others' pages
 
@@ -222,14 +226,14 @@ class SegmentBuilder:
             cache = first + np.flatnonzero(self._are(first, last, Kind.CACHE))
             self.host.give_back(cache)
             self.dropped_pages += int(cache.size)
-            while (others := first + np.flatnonzero(self._are(first, last, Kind.USER, busy=True))).size:
-                free = others[self.host.frames["mark"][others] & ISOLATED == 0]
+            while (away := first + np.flatnonzero(self._are(first, last, Kind.USER, busy=True))).size:
+                free = away[self.host.frames["mark"][away] & ISOLATED == 0]
                 if not free.size:
-                    yield from self._pausing(BUSY_NS)
+                    why = yield from self._awaiting(away)
                 else:
                     why = yield from self._evict_some(free[:TURN_PAGES])
-                    if why:
-                        return why
+                if why:
+                    return why
                 if not self._goes_on:
                     return ""
         return ""
@@ -240,14 +244,7 @@ class SegmentBuilder:
         return sum(int(self._are(first, min(first + WINDOW_STEP, end), Kind.USER).sum()) for first in steps)
 
     def _are(self, first: int, last: int, kind: Kind, *, busy: bool = False) -> NDArray[np.bool_]:
-        """Tell which frames of [first, last) are movable ones of others; ``busy``: those held now, too."""
-        book = self.host.frames[first:last]
-        movable = (book["kind"] == kind) & (book["mark"] & (PINNED if busy else PINNED | ISOLATED) == 0)
-        if kind == Kind.USER:
-            base, limit = self._span
-            own = (book["owner"] == self.vm.number) & (book["page"] >= base) & (book["page"] < limit)
-            movable &= ~own
-        return np.asarray(movable)
+        return others(self.host, first, last, kind, but=(self.vm.number, *self._span), busy=busy)
 
     def _evict_some(self, old: NDArray[np.int64]) -> Generator[Event, object, str]:
         if not (yield from self._copying(old)):
@@ -260,27 +257,8 @@ class SegmentBuilder:
         if new.size < old.size:
             self.host.give_back(new)
             return f"{old.size - new.size} free frames short outside the window"
-        book = self.host.frames
-        owners, pages = book["owner"][old].copy(), book["page"][old].astype(np.int64)
-        for owner in np.unique(owners).tolist():
-            mine = owners == owner
-            self._hand_over(owner, pages[mine], old[mine], new[mine])
+        hand_over(self.vmm, old, new, batch=self._batch)
         return ""
-
-    def _hand_over(self, owner: int, pages: NDArray[np.int64], old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
-        """Let pages of ``owner`` be in other frames; tables for that may cost a VM, this one or one yet to come."""
-        other = self.vmm.vms.get(owner)
-        if other is None and owner != NOBODY:
-            self.host.give_back(new)
-            return
-        self.host.assign(new, owner=owner, pages=pages)
-        if other is not None:
-            try:
-                self.vmm.move(other, pages, new)
-            except VmLost:
-                return
-            other.flushes += -(-int(pages.size) // self._batch)
-        self.host.give_back(old)
 
     def _copying(self, old: NDArray[np.int64]) -> Generator[Event, object, bool]:
         """Hold frames while they are copied; return whether they are still what they were."""
@@ -291,7 +269,18 @@ class SegmentBuilder:
         if held:
             self.host.release(token)
             self.copied_pages += int(old.size)
+            self._waits_in_a_row = 0
         return held and self._goes_on
+
+    def _awaiting(self, frames: NDArray[np.int64]) -> Generator[Event, object, str]:
+        """Wait for whoever holds frames; return "" or for whom it is no use to wait any longer."""
+        held = frames[self.host.frames["mark"][frames] & ISOLATED != 0]
+        if self._waits_in_a_row == BUSY_WAITS:
+            return f"{held.size} frames are held by {self.host.holder(int(held[0]))}, and not let go of"
+        first, most = BUSY_NS
+        yield from self._pausing(min(first << min(self._waits_in_a_row, 16), most))
+        self._waits_in_a_row += 1
+        return ""
 
     def abandon_turn(self) -> None:
         """Let go of what is being copied: somebody must have it now. The turn is done again."""
@@ -312,9 +301,9 @@ class SegmentBuilder:
                 return "no free frame to break a cycle with" if placement.waits_for == "spare" else ""
             _, sources = first_sources(batch)
             if np.any(self.host.frames["mark"][sources] & ISOLATED):
-                yield from self._pausing(BUSY_NS)
-                if not self._goes_on or self._disturbed:
-                    return ""
+                why = yield from self._awaiting(sources)
+                if why or not self._goes_on or self._disturbed:
+                    return why
                 continue
             if not self._as_planned(batch) or not (yield from self._copying(sources)):
                 return ""
