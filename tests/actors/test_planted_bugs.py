@@ -108,7 +108,15 @@ def exchanging() -> None:
     assert doing(sim, sim.vm("db").hot_remove("128MiB")) == 128 * MIB
 
 
-LIVES = (balloons, faulty, crowded, exchanging)
+def guest_segments() -> None:
+    """Put a program's memory under a guest segment, which copies all of it, and take the segment away again."""
+    sim, _ = lived({"db": toy_vm(thp="never")})
+    doing(sim, sim.vm("db").want("guest-direct"))
+    doing(sim, sim.vm("db").want("base"))
+    until(sim, int(sim.env.now) + S)
+
+
+LIVES = (balloons, faulty, crowded, exchanging, guest_segments)
 
 
 # Bugs
@@ -120,6 +128,10 @@ def nothing(*_: Any, **__: Any) -> None:
 
 def no_flush(patch: Patch) -> None:
     patch.setattr(vmm.Vmm, "flush", nothing)
+
+
+def guest_does_not_invalidate(patch: Patch) -> None:
+    patch.setattr(guest_os.GuestOs, "invalidate", nothing)
 
 
 def no_pins(patch: Patch) -> None:
@@ -277,6 +289,7 @@ BUGS = (
     Bug(no_flush, balloons),
     Bug(no_flush, faulty),
     Bug(no_flush, crowded),
+    Bug(guest_does_not_invalidate, guest_segments),
     Bug(no_pins, balloons),
     Bug(pins_stay, crowded),
     Bug(balloon_keeps_frames, balloons),

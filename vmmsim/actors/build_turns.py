@@ -13,6 +13,7 @@ import numpy as np
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.copy_tally import CopyTally
 from vmmsim.actors.costs import copy_ns
+from vmmsim.memory.frames import ISOLATED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 TURN_PAGES: Final = 1 << 13
 """Pages that are moved or zeroed between two looks at the clock: 32 MiB."""
-BUSY_NS: Final = 1_000_000
-"""How long to wait for frames that another change holds."""
+BUSY_NS: Final = (1_000_000, 128_000_000)
+"""How long to wait for frames that another change holds: at first, and, having doubled, at most."""
+BUSY_WAITS: Final = 4096
+"""Waits in a row, some minutes, after which whoever holds them is not waited for any longer."""
 
 
 class BuildTurns:
@@ -46,6 +49,9 @@ class BuildTurns:
         """Why the build was ended from outside; "" while it was not."""
         self.waits = False
         """Whether time passes: in the middle of a step the build cannot be given up."""
+        self.disturbed = False
+        """Whether somebody made this turn let go of what it was doing."""
+        self._waits_in_a_row = 0
         self._in_flight: Token | None = None
 
     @property
@@ -74,10 +80,22 @@ class BuildTurns:
         if held:
             self.host.release(token)
             self.copied_pages += int(old.size)
+            self._waits_in_a_row = 0
         return held and self.go_on
+
+    def awaiting(self, frames: NDArray[np.int64]) -> Generator[Event, object, str]:
+        """Wait for whoever holds frames; return "" or for whom it is no use to wait any longer."""
+        held = frames[self.host.frames["mark"][frames] & ISOLATED != 0]
+        if self._waits_in_a_row == BUSY_WAITS:
+            return f"{held.size} frames are held by {self.host.holder(int(held[0]))}, and not let go of"
+        first, most = BUSY_NS
+        yield from self.pausing(min(first << min(self._waits_in_a_row, 16), most))
+        self._waits_in_a_row += 1
+        return ""
 
     def abandon(self) -> None:
         """Let go of what is being copied: somebody must have it now. The turn is done again."""
         if self._in_flight is not None:
             self.host.release(self._in_flight)
             self._in_flight = None
+            self.disturbed = True

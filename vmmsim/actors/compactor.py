@@ -5,24 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import attrs
+import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.build_turns import TURN_PAGES
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
+from vmmsim.actors.remapping import split_for
 from vmmsim.actors.segment_builder import SegmentBuilder
+from vmmsim.actors.vmm import VmLost
 from vmmsim.memory import compaction_policy as policy
 from vmmsim.memory.compaction import Compaction as Run
 from vmmsim.memory.compaction import Mode
-from vmmsim.memory.frames import PAGEBLOCK, Kind
+from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, Kind
 from vmmsim.memory.moves import abandon, finish
 from vmmsim.memory.window import Infeasible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    import numpy as np
     from numpy.typing import NDArray
     from simpy import Environment, Event
 
@@ -63,8 +65,10 @@ class Compactor:
         """Pages copied since time 0."""
         self._builders: dict[int, SegmentBuilder] = {}
         self._refused: dict[tuple[int, int, int], _Refusal] = {}
-        self._in_flight: Moves | None = None
+        self._in_flight: list[Moves] = []
+        """Copies of compaction that are under way: several, where it was asked for while it ran."""
         vmm.disrupt = self.disrupt
+        vmm.struck = self.struck
 
     @property
     def bandwidth(self) -> int:
@@ -122,9 +126,16 @@ class Compactor:
         """Let go of everything that is being copied: a frame of it must be had now. Turns are done again."""
         for builder in self._builders.values():
             builder.turns.abandon()
-        if self._in_flight is not None:
-            abandon(self.vmm.host, self._in_flight)
-            self._in_flight = None
+        for moves in self._in_flight:
+            abandon(self.vmm.host, moves)
+        self._in_flight.clear()
+
+    def struck(self, frames: NDArray[np.int64]) -> None:
+        """Let go of frames that have failed: copies begin anew, builds let slots escape, or are given up."""
+        if np.any(self.vmm.host.frames["mark"][frames] & ISOLATED):
+            self.disrupt()
+        for _, builder in sorted(self._builders.items()):
+            builder.struck(frames)
 
     def abort_build(self) -> str:
         """Give up one build that waits for something, and return its VM's name; "" if none does."""
@@ -150,8 +161,8 @@ class Compactor:
             row = self.recorder.decide(
                 "compactor", "compact", outcome="begun", why=f"score {score}, above {marks.high}"
             )
-            run = Run(host, mode=Mode.PROACTIVE, proactiveness=wanted)
-            moved = yield from self._run(run, turn_pages=PAGEBLOCK)  # Linux asks for the score pageblock by pageblock
+            # Linux asks for the score pageblock by pageblock.
+            moved = yield from self._run(Mode.PROACTIVE, proactiveness=wanted, turn_pages=PAGEBLOCK)
             after = host.fragmentation().score
             wait_ns = policy.next_check_ns(score, after)
             self.recorder.decide(
@@ -161,31 +172,51 @@ class Compactor:
 
     def compacting(self) -> Generator[Event, object, int]:
         """Compact all of host memory once, as writing to compact_memory does; return pages moved."""
-        return (yield from self._run(Run(self.vmm.host, mode=Mode.ALL)))
+        return (yield from self._run(Mode.ALL))
 
-    def _run(self, run: Run, *, turn_pages: int = TURN_PAGES) -> Generator[Event, object, int]:
+    def _run(
+        self, mode: Mode, *, proactiveness: int | None = None, turn_pages: int = TURN_PAGES
+    ) -> Generator[Event, object, int]:
         """Let the scanners run until they meet, or the score is at the low mark; return pages moved."""
         host, moved = self.vmm.host, 0
+        run = Run(host, mode=mode, proactiveness=proactiveness)
         while len(moves := run.plan(turn_pages)):
-            self._in_flight = moves
+            self._in_flight.append(moves)
             yield Pause(self.env, copy_ns(len(moves), self.bandwidth), Turn.COMPACTOR)
-            if self._in_flight is not moves:
+            if moves in self._in_flight:
+                self._split_for(moves)
+            if moves not in self._in_flight:
+                run = Run(host, mode=mode, proactiveness=proactiveness)  # the scanners have passed what it let go of
                 continue
-            self._in_flight = None
+            self._in_flight.remove(moves)
             self.carry_out(moves.old, moves.new)
             finish(host, moves)
             moved += len(moves)
             self.moved_pages += len(moves)
         return moved
 
+    def _split_for(self, moves: Moves) -> None:
+        """Split leaves of which a part moves: tables for that may cost a VM, whose end makes these moves let go."""
+        for vm, pages, frames in self._of_vms(moves.old, moves.new):
+            try:
+                if vm.running and moves in self._in_flight:
+                    split_for(vm.nested, pages, frames)
+            except VmLost:
+                continue
+
     def carry_out(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
         """Let every VM's nested table say that its pages are in the new frames; the ledger's books follow."""
+        per_flush = int(rates.number("vmm.moves_per_flush"))
+        for vm, pages, frames in self._of_vms(old, new):
+            self.vmm.move(vm, pages, frames)
+            vm.flushes += -(-int(pages.size) // per_flush)
+
+    def _of_vms(
+        self, old: NDArray[np.int64], new: NDArray[np.int64]
+    ) -> list[tuple[VirtualMachine, NDArray[np.int64], NDArray[np.int64]]]:
+        """Return each VM that has pages in the frames ``old``, those pages, and their new frames."""
         book = self.vmm.host.frames
         user = book["kind"][old] == Kind.USER
-        owners, pages = book["owner"][old], book["page"][old].astype("int64")
-        per_flush = int(rates.number("vmm.moves_per_flush"))
-        for number, vm in self.vmm.vms.items():
-            mine = user & (owners == number)
-            if mine.any():
-                self.vmm.move(vm, pages[mine], new[mine])
-                vm.flushes += -(-int(mine.sum()) // per_flush)
+        owners, pages = book["owner"][old], book["page"][old].astype(np.int64)
+        mine = [(vm, user & (owners == number)) for number, vm in self.vmm.vms.items()]
+        return [(vm, pages[which], new[which]) for vm, which in mine if which.any()]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmmsim import rates
-from vmmsim.actors.build_turns import BUSY_NS, TURN_PAGES
-from vmmsim.memory.frames import ISOLATED, PINNED, Kind
+from vmmsim.actors.build_turns import TURN_PAGES
+from vmmsim.actors.vmm import VmLost
+from vmmsim.memory.frames import ISOLATED, NOBODY, PINNED, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -43,11 +44,11 @@ class Eviction:
             while (others := first + np.flatnonzero(self._are(first, last, Kind.USER, busy=True))).size:
                 free = others[self.host.frames["mark"][others] & ISOLATED == 0]
                 if not free.size:
-                    yield from self.turns.pausing(BUSY_NS)
+                    why = yield from self.turns.awaiting(others)
                 else:
                     why = yield from self._evict_some(free[:TURN_PAGES])
-                    if why:
-                        return why
+                if why:
+                    return why
                 if not self.turns.go_on:
                     return ""
         return ""
@@ -78,14 +79,27 @@ class Eviction:
         new = self.host.take(int(old.size), kind=Kind.USER)
         self.turns.copied_pages -= int(old.size - new.size)  # those stay where they are, until their turn comes again
         old = old[: new.size]
-        book = self.host.frames
+        self._hand_over(old, new)
+        return ""
+
+    def _hand_over(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+        """Let the pages in ``old`` be in the frames ``new``, which are nobody's yet, and free the old ones.
+
+        Leaves that are split for that take frames for tables: it may cost a VM, one of those moved or another.
+        """
+        vmm, book = self.vmm, self.host.frames
         owners, pages = book["owner"][old].copy(), book["page"][old].astype(np.int64)
         for owner in np.unique(owners).tolist():
             mine = owners == owner
+            if owner != NOBODY and owner not in vmm.vms:  # ended meanwhile
+                self.host.give_back(new[mine])
+                continue
             self.host.assign(new[mine], owner=owner, pages=pages[mine])
-            if owner in self.vmm.vms:
-                other = self.vmm.vms[owner]
-                self.vmm.move(other, pages[mine], new[mine])
-                other.flushes += -(-int(mine.sum()) // self._batch)
-        self.host.give_back(old)
-        return ""
+            if owner in vmm.vms:
+                vm = vmm.vms[owner]
+                try:
+                    vmm.move(vm, pages[mine], new[mine])
+                except VmLost:  # and with it all its frames, old and new
+                    continue
+                vm.flushes += -(-int(mine.sum()) // self._batch)
+            self.host.give_back(old[mine])

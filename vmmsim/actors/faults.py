@@ -13,7 +13,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.vmm import VmLost
-from vmmsim.memory.frames import ISOLATED, Kind
+from vmmsim.memory.frames import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 FEW: Final = 64
 """Frames of one fault that are each worth a member of a filter; more are a column or a bank, and evacuated."""
+HOSTS_OWN: Final = (Kind.KERNEL, Kind.SLAB)
+"""Memory without which the host cannot go on."""
+UNSAVED: Final = (Kind.TABLE, *HOSTS_OWN)
+"""Memory that cannot move, whatever befalls it."""
 
 
 class Faults:
@@ -53,7 +57,8 @@ class Faults:
             outcome="done",
             why="correctable" if correctable else "uncorrectable",
         )
-        kinds, owners = book["kind"][frames], book["owner"][frames]
+        self.vmm.struck(frames)
+        kinds, owners = book["kind"][frames].copy(), book["owner"][frames].copy()
         nobody = frames[(kinds == Kind.FREE) | (kinds == Kind.CACHE)]
         self.vmm.host.retire(nobody)
         for owner in np.unique(owners[kinds == Kind.USER]).tolist():
@@ -63,8 +68,15 @@ class Faults:
                     self._strike_vm(vm, frames[(kinds == Kind.USER) & (owners == owner)], correctable, row)
                 except VmLost:  # there was no healthy frame for it
                     self._retire_free(frames)
-        for frame in frames[(kinds == Kind.TABLE) | (kinds == Kind.KERNEL) | (kinds == Kind.SLAB)].tolist():
-            self._strike_kernel(frame, correctable, row)
+        # Whose frames these are was noted before: the VM of one may be ended by another, and its tables freed.
+        if correctable:
+            for kind in kinds[np.isin(kinds, UNSAVED)].tolist():
+                self._use_on(Kind(kind), row)
+        else:
+            self._lose_tables(np.unique(owners[kinds == Kind.TABLE]), row)
+            if np.isin(kinds, HOSTS_OWN).any():
+                self.host_lost("an uncorrectable fault in the host kernel's memory")
+        self._retire_free(frames)
         return row
 
     def _strike_vm(self, vm: VirtualMachine, frames: NDArray[np.int64], correctable: bool, cause: int) -> None:
@@ -119,8 +131,6 @@ class Faults:
         host = self.vmm.host
         self._retire_free(bad)
         gfns = gfns[vm.nested.translate(gfns) >= 0]
-        if np.any(host.frames["mark"][vm.nested.translate(gfns)] & ISOLATED):
-            self.vmm.disrupt()
         new = self._healthy(vm, gfns, bad)
         if not vm.running:
             return
@@ -145,25 +155,16 @@ class Faults:
             new[again] = self.vmm.take_for(vm, gfns[again])
         return new
 
-    def _strike_kernel(self, frame: int, correctable: bool, cause: int) -> None:
-        """A frame that cannot move: it is used on while ECC corrects it; else its user is lost."""
-        kind = Kind(int(self.vmm.host.frames["kind"][frame])).name.lower()
-        if correctable:
-            self.recorder.decide(
-                "faults",
-                "retire",
-                asked="1 frame",
-                outcome="refused",
-                why=f"{kind} memory cannot move; ECC corrects it",
-                cause=cause,
-            )
-            return
-        book = self.vmm.host.frames
-        owner = int(book["owner"][frame])
-        vm = self.vmm.vms.get(owner) if book["kind"][frame] == Kind.TABLE else None
-        if vm is None:
-            self.host_lost("an uncorrectable fault in the host kernel's memory")
-            return
+    def _use_on(self, kind: Kind, cause: int) -> None:
+        """A frame that cannot move is used on while ECC corrects it."""
+        why = f"{kind.name.lower()} memory cannot move; ECC corrects it"
+        self.recorder.decide("faults", "retire", asked="1 frame", outcome="refused", why=why, cause=cause)
+
+    def _lose_tables(self, owners: NDArray[np.int64], cause: int) -> None:
+        """End the VMs that lost frames of their nested tables, each once, however many it lost."""
         why = "an uncorrectable fault in its nested page table"
-        self.recorder.decide("vmm", "lose", vm=vm.name, outcome="done", why=why, cause=cause)
-        self.vmm.kill(vm, why)
+        for owner in owners.tolist():
+            vm = self.vmm.vms.get(owner)
+            if vm is not None:
+                self.recorder.decide("vmm", "lose", vm=vm.name, outcome="done", why=why, cause=cause)
+                self.vmm.kill(vm, why)

@@ -5,18 +5,18 @@ It copies pages and stops at the first one that cannot move, where self-ballooni
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
-from vmmsim.actors.blocking import said
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.emptying import TURN_PAGES, emptying
 from vmmsim.memory.compaction import Compaction, Mode
-from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import PAGEBLOCK
 from vmmsim.memory.moves import finish
 from vmmsim.memory.survey import Column
+from vmmsim.memory.tokens import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.decisions import Recorder
     from vmmsim.memory.ledger import Memory
-
-TURN_PAGES: Final = 1 << 12
-"""Pages that are moved between two looks at the clock."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,12 +75,17 @@ class GuestCompactor:
             return "the guest has less memory than that"
         if window.stuck:
             return f"{window.stuck} pages of the best window cannot move, nor can they in any other"
+        try:
+            token = guest.isolate_range(window.start, window.end, "guest compaction")
+        except Busy as busy:
+            return f"the best window is held by {busy.by}"
         row = self.recorder.decide(
             "guest", "compact", vm=self.vm.name, asked=f"{window.movable} pages", outcome="begun"
         )
-        token = guest.isolate_range(window.start, window.end, "guest compaction")
         before = self.copied_pages
-        why = yield from self._empty(window.start, window.end)
+        why = yield from emptying(
+            self.env, self.guest_os, window.start, window.end, turn=Turn.COMPACTOR, copied=self._count
+        )
         guest.release(token)
         gone = window.movable - (self.copied_pages - before)
         self.recorder.decide(
@@ -93,19 +95,8 @@ class GuestCompactor:
         )  # fmt: skip
         return why
 
-    def _empty(self, start: int, end: int) -> Generator[Event, object, str]:
-        """Move everything out of a leased range; return "" or why it stopped."""
-        guest, at = self.vm.guest, start
-        while self.vm.running:
-            moves, blockers = evacuate(guest, at, end, pages=TURN_PAGES)
-            if not len(moves):
-                return said(blockers)
-            self.guest_os.move(moves.old, moves.new)
-            finish(guest, moves)
-            at = moves.next
-            self.copied_pages += len(moves)
-            yield Pause(self.env, self.guest_os.copies_ns(len(moves)), Turn.COMPACTOR)
-        return "the VM is gone"
+    def _count(self, pages: int) -> None:
+        self.copied_pages += pages
 
     def compacting(self) -> Generator[Event, object, int]:
         """Let the two scanners go over all of the guest's memory once; return pages moved."""

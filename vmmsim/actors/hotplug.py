@@ -6,19 +6,18 @@ after another are contiguous. What is added is onlined as kernel memory: it may 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vmmsim import rates
-from vmmsim.actors.blocking import said
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.emptying import emptying
 from vmmsim.actors.guest_os import GuestOutOfMemory
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
 from vmmsim.addresses import format_bytes
-from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import Kind
-from vmmsim.memory.moves import finish
+from vmmsim.memory.tokens import Busy
 from vmmsim.scenario.vm import LOW_BYTES
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
-
-TURN_PAGES: Final = 1 << 12
-"""Pages that are moved between two looks at the clock."""
 
 
 class Hotplug:
@@ -104,8 +100,12 @@ class Hotplug:
     def removing(self, start: int, end: int) -> Generator[Event, object, str]:
         """Offline gfns [start, end) and give their frames back; return "" or what is in the way (EBUSY)."""
         vm, guest = self.vm, self.vm.guest
-        token = guest.isolate_range(start, end, "hotplug")
-        why = (yield from self._empty(start, end)) or self._being_built(start, end)
+        try:
+            token = guest.isolate_range(start, end, "hotplug")
+        except Busy as busy:
+            return f"it is held by {busy.by}"
+        emptied = emptying(self.env, self.guest_os, start, end, turn=Turn.BALLOON, copied=lambda pages: None)
+        why = (yield from emptied) or self._being_built(start, end)
         if why:
             guest.release(token)
             return why
@@ -137,20 +137,6 @@ class Hotplug:
         """Return how long unplugging takes: the more, the more of the pages have frames that the host takes back."""
         more = self._unplug_resident_ns - self._unplug_ns
         return (self._unplug_ns * pages + more * resident) // BLOCK_PAGES
-
-    def _empty(self, start: int, end: int) -> Generator[Event, object, str]:
-        """Move all that is in a leased range elsewhere; return "" or what is in the way."""
-        guest, at = self.vm.guest, start
-        while self.vm.running:
-            moves, blockers = evacuate(guest, at, end, pages=TURN_PAGES)
-            if len(moves):
-                self.guest_os.move(moves.old, moves.new)
-                finish(guest, moves)
-                at = moves.next
-            if blockers or not len(moves):
-                return said(blockers)
-            yield Pause(self.env, self.guest_os.copies_ns(len(moves)), Turn.BALLOON)
-        return "the VM is gone"
 
     def last_blocks(self) -> list[tuple[int, int]]:
         """Return the memory blocks there are, highest first."""

@@ -39,7 +39,7 @@ def check_all(vmm: Vmm, engine: Engine, guests: Iterable[Guest]) -> None:
         check_books(guest)
         check_segments(guest.vm, vmm)
         guest.balloon.check()
-    engine.check()
+    engine.check([guest.vm.registers() for guest in guests if guest.vm.process is not None])
 
 
 def expanded(table: PageTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

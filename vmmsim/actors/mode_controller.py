@@ -152,6 +152,11 @@ class ModeController:
         if not self._wake.triggered:
             self._wake.succeed()
 
+    def _listen(self) -> None:
+        """Hear what changes from now on; what it did itself, just now, is no news."""
+        if self._wake.triggered:
+            self._wake = self.env.event()
+
     # Steering
 
     def steering(self) -> Generator[Event, object, None]:
@@ -164,7 +169,7 @@ class ModeController:
                 return  # type: ignore[unreachable]  # it may have ended meanwhile
             wait_ns = self._first_ns if self.vm.mode != before else min(2 * wait_ns, self._last_ns)
             if self._wake.triggered:
-                self._wake = self.env.event()
+                continue  # something changed while it tried: a mode that is wanted now, a segment that was lost
             if self._is_held():
                 yield self._wake | Pause(self.env, self.held[1] - int(self.env.now), Turn.COMPACTOR)
             elif self.only_when_woken or (settled and self.policy is None):
@@ -179,6 +184,7 @@ class ModeController:
             self._heed_policy()
         wanted_guest, wanted_vmm = wants(vm.mode_wanted)
         self._leave_unwanted(wanted_guest, wanted_vmm)
+        self._listen()
         if self._is_held():
             return False
         settled = True
@@ -187,7 +193,8 @@ class ModeController:
             settled &= self._tell("guest", attempt)
         if not self.guest_tried.triggered:
             self.guest_tried.succeed()
-        if wanted_vmm and vm.vmm_segment is None and vm.running:
+        wanted_guest, wanted_vmm = wants(vm.mode_wanted)  # gaining a guest segment may have taken a while
+        if wanted_vmm and vm.vmm_segment is None and vm.running and not self._is_held():
             attempt = yield from self._gain_vmm(wanted_guest)
             settled &= self._tell("vmm", attempt)
         return settled
@@ -284,6 +291,7 @@ class ModeController:
             return Attempt(won=False, why=why, declined=True)
         if vm.vmm_segment is not None:
             self.guest_os.vmm.leave_segment(vm, "donors must lie outside the VMM segment")
+            self._listen()
         row = self.recorder.decide(
             "self_balloon",
             "exchange",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim import rates
-from vmmsim.actors.build_turns import BUSY_NS, TURN_PAGES
+from vmmsim.actors.build_turns import TURN_PAGES
 from vmmsim.actors.vmm import runs_of
 from vmmsim.memory.batch import Batch, first_sources
 from vmmsim.memory.frames import ISOLATED, NOBODY, Kind
@@ -16,6 +16,7 @@ from vmmsim.memory.placement import Placement
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from numpy.typing import NDArray
     from simpy import Event
 
     from vmmsim.actors.build_turns import BuildTurns
@@ -56,9 +57,9 @@ class Placing:
                 return "no free frame to break a cycle with" if placement.waits_for == "spare" else ""
             _, sources = first_sources(batch)
             if np.any(self.host.frames["mark"][sources] & ISOLATED):
-                yield from self.turns.pausing(BUSY_NS)
-                if not self.turns.go_on:
-                    return ""
+                why = yield from self.turns.awaiting(sources)
+                if why or not self.turns.go_on or self.turns.disturbed:
+                    return why
                 continue
             if not self._as_planned(batch) or not (yield from self.turns.copying(sources)):
                 return ""
@@ -83,6 +84,10 @@ class Placing:
         self._spares.append(int(frames[0]))
         placement.lend(int(frames[0]))
         return True
+
+    def lends(self, frames: NDArray[np.int64]) -> bool:
+        """Tell whether one of ``frames`` is lent to break cycles with."""
+        return any(frame in frames for frame in self._spares)
 
     def return_spares(self) -> None:
         """Give back the frames that cycles were broken with, as far as no page lives in them."""

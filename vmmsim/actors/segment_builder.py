@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import numpy as np
 
 from vmmsim import rates
@@ -15,11 +16,11 @@ from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.build_turns import TURN_PAGES, BuildTurns
 from vmmsim.actors.copy_tally import CopyTally, built
 from vmmsim.actors.costs import copy_ns, rendezvous_ns
-from vmmsim.actors.escapes import Escapes
 from vmmsim.actors.eviction import Eviction
 from vmmsim.actors.placing import Placing
+from vmmsim.actors.segment_commit import commit, may_escape
 from vmmsim.actors.vm import Lease
-from vmmsim.actors.vmm import FLAGS, VmLost
+from vmmsim.actors.vmm import VmLost
 from vmmsim.actors.worth import Effort
 from vmmsim.addresses import write_bytes
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
@@ -103,12 +104,13 @@ class SegmentBuilder:
         )  # fmt: skip
         try:
             why = yield from self._fill(choice)
+            self.own.return_spares()
+            why = why or commit(self.vmm, vm, self.turns.lease)
         except VmLost:
             why = GONE
-        lease, vm.lease = vm.lease, None
         self.own.return_spares()
-        if lease is not None:
-            why = why or (self._commit(lease) if vm.running else GONE)
+        if vm.lease is not None:
+            vm.lease = None
             self.host.release(token)
         self.recorder.decide(
             "compactor", "build", vm=vm.name, asked=f"{choice.copies} pages", got=f"{self.copied_pages} pages",
@@ -132,9 +134,9 @@ class SegmentBuilder:
             now = (placement.left, placement.absent, placement.foreign)
             if placement.is_complete:
                 return ""
-            if now == before:
+            if now == before and not self.turns.disturbed:
                 return short or f"stuck with {placement.left} pages out of place and {placement.absent} absent"
-            before = now
+            before, self.turns.disturbed = now, False
             why = yield from self.own.placing(placement, split=not short)
             del placement  # it has nine bytes a page: one at a time
             if not why and not short and self.turns.go_on:
@@ -153,6 +155,24 @@ class SegmentBuilder:
         self.turns.given_up, self.vm.lease = why, None
         self.host.release(lease.token)
         return True
+
+    def struck(self, frames: NDArray[np.int64]) -> None:
+        """Begin the turn anew without frames that have failed: slots escape if the filter takes them, or it is over."""
+        lease = self.vm.lease
+        if lease is None:
+            return
+        gfns = np.sort(frames - lease.offset)
+        slots = np.setdiff1d(gfns[(gfns >= lease.base) & (gfns < lease.limit)], lease.escaped)
+        if not self.own.lends(frames) and not slots.size:
+            return
+        self.turns.abandon()
+        self.own.return_spares()
+        self.turns.disturbed = True
+        escaped = np.union1d(lease.escaped, slots)
+        if may_escape(self.vm, lease).fits(escaped.tolist()):
+            self.vm.lease = attrs.evolve(lease, escaped=escaped)
+        else:
+            self.give_up(f"{escaped.size} slots of its window have failed, the filter takes {self.vm.escape_budget}")
 
     # Absent pages
 
@@ -189,43 +209,3 @@ class SegmentBuilder:
             gfns = ((what * each)[:, None] + np.arange(each)).ravel()
             vm.note_zeroed(gfns[vm.nested.translate(gfns) >= 0])
             yield from self.turns.pausing(took)
-
-    # Switching it on
-
-    def _commit(self, lease: Lease) -> str:
-        """Switch the segment on if the nested table says what it says; pages whose slots went bad escape too."""
-        vm = self.vm
-        backing = vm.nested.translate_range(lease.base, lease.limit)
-        slots = np.arange(lease.base + lease.offset, lease.limit + lease.offset, dtype=np.int32)
-        wrong = lease.base + np.flatnonzero(backing != slots)
-        bad = np.union1d(wrong[self.host.frames["kind"][wrong + lease.offset] == Kind.BAD], lease.escaped)
-        if not np.all(np.isin(wrong, bad)):
-            return f"{wrong.size} pages are not in their slots"
-        escapes = Escapes(vm.empty_filter, base=lease.base, limit=lease.limit, members=vm.escape_budget)
-        if bad.size and not escapes.fits(bad.tolist()):
-            return f"{bad.size} pages would escape, the filter takes {vm.escape_budget}"
-        self.vmm.back(vm, bad)
-        if bad.size:
-            escapes.insert(bad.tolist())
-        vm.escapes = escapes
-        self._collapse(lease)
-        self.vmm.enter_segment(vm, lease.base, lease.limit, lease.offset)
-        return ""
-
-    def _collapse(self, lease: Lease) -> None:
-        """Keep the table below the segment small: whole blocks in place become 2M leaves, without copying."""
-        vm = self.vm
-        if not self.vmm.thp or lease.offset % PAGEBLOCK:
-            return
-        blocks = np.arange(-(-lease.base // PAGEBLOCK), lease.limit // PAGEBLOCK) << PAGEBLOCK_ORDER
-        small = blocks[vm.nested.mapped_sizes(blocks) == 0]
-        for gfn in small.tolist():
-            if not lease.escapes_between(gfn, gfn + PAGEBLOCK) and not self._bad_in(gfn, lease):
-                vm.nested.collapse(gfn, gfn + lease.offset, FLAGS)
-                vm.remapped_pages += PAGEBLOCK
-        if small.size:
-            self.vmm.flush(vm)
-
-    def _bad_in(self, gfn: int, lease: Lease) -> bool:
-        kinds = self.host.frames["kind"][gfn + lease.offset : gfn + lease.offset + PAGEBLOCK]
-        return bool(np.any(kinds != Kind.USER))

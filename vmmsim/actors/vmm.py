@@ -62,6 +62,8 @@ class Vmm:
         """Ends a VM when the host is out of memory; set by whoever starts and ends VMs."""
         self.disrupt: Callable[[], None] = lambda: None
         """Makes whoever is copying frames let go of them; set by the compactor."""
+        self.struck: Callable[[NDArray[np.int64]], None] = lambda frames: None
+        """Tells whoever is changing frames that these have failed, before anything is done about it; set likewise."""
         self.free_wanted: Callable[[int], int] = self._drop_cache
         """Drops page cache: given how many frames are short, returns how many it freed."""
         self.survive: Callable[[int], int] = self._drop_cache
@@ -203,6 +205,8 @@ class Vmm:
 
     def unback(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> int:
         """Unmap gfns and free their frames, whole 2 MiB leaves as such; return how many pages that were."""
+        if self.is_busy(vm, gfns):
+            self.disrupt()
         sizes = vm.nested.mapped_sizes(gfns)
         gfns, sizes = gfns[sizes >= 0], sizes[sizes >= 0]
         large = gfns[sizes == 1] >> PAGEBLOCK_ORDER
@@ -272,6 +276,8 @@ class Vmm:
     def enter_segment(self, vm: VirtualMachine, base: int, limit: int, offset: int) -> None:
         """Write the registers of a VMM segment over [base, limit), whose nested table is complete and says the same."""
         assert vm.escapes is not None
+        if self.is_busy(vm, np.arange(base, limit)):
+            self.disrupt()  # a copy that began before would move pages out from under the segment
         vm.vmm_segment = Segment(base=base, limit=limit, offset=offset, filter=vm.escapes.filter)
         self._pin(vm, pinned=True)
         vm.held_pages = vm.held_now()

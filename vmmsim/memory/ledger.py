@@ -182,8 +182,14 @@ class Memory(Measures):
         return dropped
 
     def retire(self, frames: ArrayLike) -> None:
-        """Make frames, free or in use, BAD for good. Busy if one is held or free in a leased range."""
-        self.commit(self.isolate(frames, "retire"), kind=Kind.BAD, owner=NOBODY, pages=NOBODY)
+        """Make frames, free or in use, BAD for good, leased or not: failures ask nobody. Busy if one is held."""
+        wanted = frame_list(frames)
+        for lease in [token for token in self.tokens.values() if token.range is not None]:
+            first, end = lease.range or (0, 0)
+            inside = wanted[(wanted >= first) & (wanted < end)]
+            for frame in inside[self.records["kind"][inside] == Kind.FREE].tolist():
+                self.take_range(frame, frame + 1, kind=Kind.USER, token=lease)
+        self.commit(self.isolate(wanted, "retire"), kind=Kind.BAD, owner=NOBODY, pages=NOBODY)
 
     # Changes that take time
 

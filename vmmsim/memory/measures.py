@@ -110,8 +110,9 @@ class Measures:
         """Return who holds a frame of [start, end), or leases its pageblock; "" if nobody does."""
         stop = start + 1 if end is None else end
         for token in self.tokens.values():
-            if token.range is not None and token.range[0] < stop and start < token.range[1]:
-                return token.by
             if ((token.frames >= start) & (token.frames < stop)).any():
+                return token.by
+        for token in self.tokens.values():
+            if token.range is not None and token.range[0] < stop and start < token.range[1]:
                 return token.by
         return ""

@@ -346,8 +346,12 @@ class Engine:
         eptps = {number: name for name, number in self._eptps.numbers.items()}
         return audit.contents(self.machine, held.record, held.cells, names, eptps)
 
-    def check(self) -> None:
-        """Recount from scratch and assert: tables are trees, sets are in order, entries true, counters reconciled."""
+    def check(self, current: Iterable[Registers] = ()) -> None:
+        """Recount from scratch and assert: tables are trees, sets are in order, entries true, counters reconciled.
+
+        current  what is to be loaded from now on, in place of what was: entries must be true by that
+        """
+        now = {(one.vpid, one.asid, one.eptp): one for one in current}
         for registers in self._loaded.values():
             registers.guest_table.check()
             if registers.nested_table is not None:
@@ -356,6 +360,8 @@ class Engine:
             loaded = held.own_loaded if held.shadow else self._loaded
             names = self._contexts.numbers
             by_name = {name: loaded[number] for name, number in names.items() if number in loaded}
+            if not held.shadow:
+                by_name |= {name: now[name] for name in by_name if name in now}
             audit.check_counters(self.counters(core=core))
             audit.check_contents(self.contents(core=core), by_name, marks=not held.shadow)
 
