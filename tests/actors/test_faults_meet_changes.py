@@ -162,7 +162,7 @@ class TestWindows:
             (sim.host.frames["kind"] == Kind.USER) & (sim.host.frames["owner"] == NOBODY)
         )
         builder = sim.compactor._builders[vm.number]
-        builder._spares.append(int(sim.host.take(1, kind=Kind.USER)[0]))
+        builder.own._spares.append(int(sim.host.take(1, kind=Kind.USER)[0]))
         struck = spares()
         strike(sim, struck)
         assert (sim.host.kinds(struck) == Kind.BAD).all()

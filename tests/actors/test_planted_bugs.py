@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from tests.actors.toys import MIB, S, doing, lived, toy_vm, until
-from vmmsim.actors import faults, guest_os, guest_segment, vm, vmm
+from vmmsim.actors import faults, guest_os, guest_segment, segment_builder, vm, vmm
 from vmmsim.actors.balloon import Balloon
 from vmmsim.actors.compactor import Compactor
 from vmmsim.actors.hotplug import Hotplug
-from vmmsim.actors.segment_builder import SegmentBuilder
 from vmmsim.actors.self_balloon import SelfBalloon
 from vmmsim.memory.frames import PINNED, Kind
 from vmmsim.memory.ledger import Memory
@@ -201,18 +200,18 @@ def contexts_are_forgotten(patch: Patch) -> None:
 
 
 def commits_out_of_place(patch: Patch) -> None:
-    real = SegmentBuilder._commit
+    real = segment_builder.commit
 
-    def commit(self: Any, lease: Any) -> str:
+    def commit(vmm: Any, vm: Any, lease: Any) -> str:
         gfn = np.array([lease.limit - 1])
-        self.vmm.move(self.vm, gfn, self.vmm.take_for(self.vm, gfn))
+        vmm.move(vm, gfn, vmm.take_for(vm, gfn))
         patch.setattr(np, "all", lambda *_: True)
         try:
-            return real(self, lease)
+            return real(vmm, vm, lease)
         finally:
             patch.setattr(np, "all", ALL)
 
-    patch.setattr(SegmentBuilder, "_commit", commit)
+    patch.setattr(segment_builder, "commit", commit)
 
 
 ALL = np.all
