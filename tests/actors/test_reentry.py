@@ -161,3 +161,16 @@ def test_a_build_does_not_wait_for_ever_for_frames_that_nobody_lets_go_of() -> N
         raise AssertionError("it waits for ever")
     sim.host.release(token)
     until(sim, int(sim.env.now) + S)
+
+
+def test_a_build_keeps_off_the_window_of_a_vm_that_has_just_gone() -> None:
+    sim = crowd(SLOW)
+    for name in ("web", "db"):
+        vm = sim.guests[name].vm
+        sim.vm(name).want("vmm-direct")
+        step_until(sim, lambda vm=vm: vm.lease is not None)
+        if name == "web":
+            sim.shutdown("web")
+            step_until(sim, lambda: "web" not in sim.guests)
+            assert sim.host.tokens, "its build is in the middle of a copy"
+    step_until(sim, lambda: vm.mode == "vmm-direct")

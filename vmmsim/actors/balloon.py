@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BATCH_REQUESTS = 16
 """Requests between two looks at the clock: the pages of 16 are taken and given together, their time passes after."""
+BUSY_NS = (1_000_000, 128_000_000)
+"""How long to wait for frames that the host is copying: at first, and, having doubled, at most."""
 
 
 class Balloon:
@@ -77,10 +79,11 @@ class Balloon:
 
     def _inflating(self, pages: int, held: list[NDArray[np.int64]]) -> Generator[Event, object, int]:
         """Give up at most ``pages``, some requests' worth, into ``held``; return how many pages were given up."""
-        gfns = self._take(pages)
+        gfns, (wait_ns, most_ns) = self._take(pages), BUSY_NS
         while gfns.size and self.guest_os.vmm.is_busy(self.vm, gfns):
             self.vm.guest.give_back(gfns)  # nobody else may find pages that are half given up
-            yield Pause(self.env, 1_000_000, Turn.BALLOON)
+            yield Pause(self.env, wait_ns, Turn.BALLOON)
+            wait_ns = min(2 * wait_ns, most_ns)
             gfns = self._take(pages)
         if not gfns.size:
             return 0

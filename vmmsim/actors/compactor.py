@@ -119,8 +119,8 @@ class Compactor:
         )  # fmt: skip
 
     def _leased(self) -> list[tuple[int, int]]:
-        leases = [vm.lease for vm in self.vmm.vms.values() if vm.lease is not None]
-        return [(lease.base + lease.offset, lease.limit + lease.offset) for lease in leases]
+        """Return what is leased, whole pageblocks: by builds of VMs that are gone, too, until they end."""
+        return [token.range for token in self.vmm.host.tokens.values() if token.range is not None]
 
     def disrupt(self) -> None:
         """Let go of everything that is being copied: a frame of it must be had now. Turns are done again."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from vmmsim.actors.invariants import check_all
 from vmmsim.errors import Refused
-from vmmsim.memory.frames import Kind
+from vmmsim.memory.frames import ISOLATED, Kind
 from vmmsim.scenario import VM, Event, Host, Measure, Run, Scenario
 from vmmsim.scenario import Workload as Described
 from vmmsim.simulation import Simulation
@@ -102,7 +102,7 @@ class SystemMachine:
                 rule = str(self.random.choice(self.rules))
                 self.said.append(f"{self.sim.env.now} ns: {rule}")
                 self.follow(rule)
-                self.advance(int(self.random.choice([0, 10**5, 10**7, 10**9])))
+                self.advance(int(self.random.choice([0, 10**5, 10**6, 10**7, 10**9])))
             self.advance(60 * 10**9, until_quiet=True)
             self.check_quiet()
         except AssertionError as error:
@@ -199,6 +199,33 @@ class SystemMachine:
     def do_fault(self) -> simpy.Process:
         """Let one correctable bit of a VM's memory fail."""
         return self.sim.fault(fault="bit", vm=self.a_vm())
+
+    def do_fault_in_flight(self) -> simpy.Process:
+        """Let a row fail where something is under way: frames held or leased, or a nested table; sometimes for good."""
+        host = self.sim.host
+        frames = host.frames
+        leases = [vm.lease.token.range for vm in self.sim.vmm.vms.values() if vm.lease and vm.lease.token.range]
+        places = [np.flatnonzero(frames["mark"] & ISOLATED), np.flatnonzero(frames["kind"] == Kind.TABLE)]
+        places += [np.arange(*lease) for lease in leases]
+        place = places[int(self.random.integers(len(places)))]
+        if not place.size:
+            raise Refused("fault", why="nothing is under way")
+        frame = int(self.random.choice(place))
+        lasting = self.random.random() < 0.2 and self._spares_the_host(frame)
+        return self.sim.fault(fault=str(self.random.choice(["bit", "row"])), hfn=frame, correctable=not lasting)
+
+    def _spares_the_host(self, frame: int) -> bool:
+        """Tell whether no frame of the row around ``frame`` is the host kernel's: its life would be over."""
+        first = max(frame - 64, 0)
+        return not np.any(np.isin(self.sim.host.frames["kind"][first : frame + 64], (Kind.KERNEL, Kind.SLAB)))
+
+    def do_change_one_s_mind(self) -> simpy.Process:
+        """Want one mode after another, each before the one before it can be had."""
+        vm = self.sim.vm(self.a_vm())
+        for mode in self.random.choice(self.MODES, 2):
+            vm.want(str(mode))
+            self.advance(int(self.random.choice([0, 10**4, 10**6])))
+        return self.sim.vm(self.a_vm()).want(str(self.random.choice(self.MODES)))
 
     def do_load(self) -> simpy.Process:
         """Run a workload at another load."""
