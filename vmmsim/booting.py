@@ -186,11 +186,13 @@ class Boot:
         sampler = Sampler(
             sim.engine, sim.prices, seed=sim.scenario.run.seed, vm=guest.vm.name,
             lengths=lengths(measure), as_if=sim.as_if,
+            hierarchy="hierarchy" in sim.scenario.run.costs, by_hierarchy=sim.scenario.run.costs[0] == "hierarchy",
         )  # fmt: skip
         return Meter(
             guest.os, workload, sampler, sim.recorder,
             key=(described.name, described.trace, described.use, workload.regions),
             lifetime=sim.lifetime,
+            complete=measure.complete,
             epoch_share=measure.epoch_share,
             frequency_hz=sim.machine.frequency_hz,
         )  # fmt: skip

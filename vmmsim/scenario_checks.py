@@ -13,6 +13,7 @@ from vmmsim.addresses import write_bytes, write_duration
 from vmmsim.errors import BadInput, Problem
 from vmmsim.hints import shown
 from vmmsim.scenario import VM, Host, Run, Scenario
+from vmmsim.scenario.values import is_user_code
 from vmmsim.scenario_draft import Draft, draft_of, single_names
 from vmmsim.scenario_reach import out_of_reach
 from vmmsim.scenario_timeline import timeline
@@ -42,6 +43,9 @@ def _not_modelled(draft: Draft) -> Iterator[tuple[str, str]]:
     for key, what in (("swap", "swapping"), ("sharing", "page sharing"), ("balloon", "a balloon policy")):
         if draft.host and getattr(draft.host, key) is not None:
             yield f"host.{key}", f"{what} is not modelled yet; remove this table"
+    for n, cost in enumerate(draft.run.costs if draft.run else ()):
+        if is_user_code(cost):
+            yield f"run.costs[{n}]", 'cost models of your own are not called yet; write "linear" or "hierarchy"'
 
 
 def _lifetime(draft: Draft) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from vmmsim.actors.calibration import PriceSource
     from vmmsim.actors.guest import Guest
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.config import Machine
@@ -70,7 +71,7 @@ class Simulation:
         self.machine = scaled_machine(machine or machine_of(scenario), scenario.run.scale)
         self.host = self._host_memory()
         self.engine = Engine(self.machine, cores=0)
-        self.prices = Calibrations(self.engine)
+        self.prices: PriceSource = Calibrations(self.engine)
         host = scenario.host
         self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
         self.vmm.kill = self.kill

@@ -22,7 +22,7 @@ def sample(walk_cycles: float, **changes: Any) -> Sample:
         "coverage": Coverage(), "counters": {}, "points": np.array([64, 128]), "refill": np.array([320.0, 448.0]),
         "as_if": {}, "exits": 0,
     }  # fmt: skip
-    return Sample(walk_cycles=walk_cycles, **told | changes)
+    return Sample(walk_cycles=walk_cycles, linear_walk_cycles=walk_cycles, **told | changes)
 
 
 def test_a_stratum_s_cycles_by_hand() -> None:

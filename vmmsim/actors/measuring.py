@@ -69,10 +69,11 @@ class Meter:
         *,
         key: Hashable,
         lifetime: bool,
+        complete: bool,
         epoch_share: float,
         frequency_hz: int,
     ) -> None:
-        """key: what the workload is known by, for prices of misses."""
+        """key: what the workload is known by, for prices of misses; complete: every stratum is run, and run whole."""
         self.guest_os = guest_os
         self.vm = guest_os.vm
         self.vm.cores = sampler.cores
@@ -84,10 +85,13 @@ class Meter:
         """Time lost so far, by cause, summed over vCPUs."""
         self._key = key
         self._lifetime = lifetime
+        self._complete = complete
         self._epoch_share = epoch_share
         self._frequency = frequency_hz
         self._last: Sample | None = None
         self._stale = True
+        self._begins = True
+        """Whether the last stratum was of the program's initial phase, which says nothing of what comes."""
         self._closed = False
         self._sampled_ns = 0
         self._accesses = 0
@@ -113,15 +117,17 @@ class Meter:
         Strata that are shorter than ``every_ns``, because something is freed, go by the last sample until one is due.
         """
         mapped = self.vm.process.mapped_pages if self.vm.process is not None else 0
-        if self.vm.remapped_pages > self._epoch_share * mapped:
+        begins = x0 < self.workload.begins
+        if self.vm.remapped_pages > self._epoch_share * mapped or begins != self._begins:
             self.new_epoch()
+        self._begins = begins
         self.vm.remapped_pages = 0
-        due = not self._lifetime and now_ns - self._sampled_ns >= every_ns
+        due = self._complete or (not self._lifetime and now_ns - self._sampled_ns >= every_ns)
         if self._last is None or self._stale or due:
             self._book()
             self._last = self._sample(x0, x1)
             self._price_segment(self._last)
-            if x0 >= self.workload.begins:
+            if not begins:
                 self._tell_modes(self._last)
             self._sampled_ns = now_ns
             self._stale = False
@@ -142,7 +148,7 @@ class Meter:
         without, cycles = self._without_vmm_segment(sample)
         self.vm.sampled = Sampled(
             ideal=self.workload.ideal_cycles + sample.l2_tlb_cycles,
-            walk={without: cycles, **sample.as_if, sample.mode: sample.walk_cycles},
+            walk={without: cycles, **sample.as_if, sample.mode: sample.linear_walk_cycles},
         )
 
     def _price_segment(self, sample: Sample) -> None:
@@ -153,7 +159,7 @@ class Meter:
             return
         _, cycles = self._without_vmm_segment(sample)
         accesses_per_s = self._frequency * vm.description.vcpus / self.cycles_per_access
-        vm.saved_cycles_per_s = max(cycles - sample.walk_cycles, 0.0) * accesses_per_s
+        vm.saved_cycles_per_s = max(cycles - sample.linear_walk_cycles, 0.0) * accesses_per_s
 
     def _sample(self, x0: int, x1: int) -> Sample:
         vm = self.vm
@@ -206,6 +212,13 @@ class Meter:
         self._stale = True
         self.overheads.new_epoch()
         self.sampler.new_epoch()
+
+    def shares(self) -> dict[str, float]:
+        """Return what vCPUs spent their time on so far, by part; all together 1, but for what is under way."""
+        ns = {part: SECOND_NS * cycles / self._frequency for part, cycles in self.overheads.stack.steady().items()}
+        ns |= {cause: float(lost) for cause, lost in self.stalls_ns.items()}
+        total = sum(ns.values())
+        return {part: each / total for part, each in ns.items()} if total else {}
 
     def take_stall(self) -> int:
         """Return the time that vCPUs lost since the last call, summed over them, and book it."""

@@ -36,6 +36,10 @@ class Stack:
         """All together: what the clock moves by."""
         return self.ideal + self.walk + self.refill + self.l2_tlb
 
+    def steady(self) -> dict[str, float]:
+        """Return the parts by name, but for what flushes add, which vCPUs lose like a stall."""
+        return {"ideal": self.ideal, "walk": self.walk, "l2_tlb": self.l2_tlb}
+
     def __add__(self, other: Stack) -> Stack:
         return Stack(
             ideal=self.ideal + other.ideal,

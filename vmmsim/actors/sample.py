@@ -64,7 +64,9 @@ class Sample:
     whole: bool
     """The stratum was run whole: the rate is no estimate, and holds what flushes did."""
     walk_cycles: float
-    """r, by the linear model."""
+    """r, by the model that drives time."""
+    linear_walk_cycles: float
+    """The same by the linear model, in which modes are compared."""
     hierarchy_walk_cycles: float | None
     """The same by the hierarchy model, if the real core has caches."""
     l2_tlb_cycles: float
@@ -87,10 +89,15 @@ class Sample:
     """r had it been another mode, by its name."""
     exits: int
     """Transitions met and mended."""
+    hierarchy_bias_cycles: float | None = None
+    """Where the hierarchy model drives time, the most by which r can be too high: misses that filled an invalid way,
+    and references that missed caches which had not seen their line yet."""
 
     @property
     def bias_cycles(self) -> float:
-        """The most by which r can be too high: u C / M."""
+        """The most by which r can be too high: u C / M in the linear model."""
+        if self.hierarchy_bias_cycles is not None:
+            return min(self.hierarchy_bias_cycles, self.walk_cycles)
         return min(self.cold_misses, self.misses) * self.walk_cycles / max(self.misses, 1)
 
     @property

@@ -96,6 +96,7 @@ class Sampler:
         vm: str,
         lengths: Lengths | None = None,
         hierarchy: bool = False,
+        by_hierarchy: bool = False,
         as_if: tuple[str, ...] = (),
     ) -> None:
         """Take cores of ``engine``.
@@ -103,6 +104,7 @@ class Sampler:
         prices     who knows C_n and C_v
         vm         the VM's name: its draws are keyed by it and by the number of the stratum, and by nothing else
         hierarchy  whether the real core models caches
+        by_hierarchy  whether the rate is then the hierarchy model's; as-if modes are priced by the linear one always
         as_if      names of modes in which each sample is priced, too
         """
         self.engine = engine
@@ -111,8 +113,9 @@ class Sampler:
         self.strata = 0
         self._prices, self._seed, self._vm = prices, seed, vm
         self._as_if = tuple(MODES[name] for name in as_if)
-        self._hierarchy = hierarchy
-        self.real = engine.add_core(hierarchy=hierarchy)
+        self._hierarchy = hierarchy or by_hierarchy
+        self._by_hierarchy = by_hierarchy
+        self.real = engine.add_core(hierarchy=self._hierarchy)
         self.twin = engine.add_core(hierarchy=False, shadow=True)
         self.base = engine.add_core(hierarchy=False, shadow=True) if _BASE in self._as_if else None
         self._goes_on_at = 0
@@ -274,9 +277,9 @@ class Sampler:
         real, twin = told.measured(told.real), told.measured(told.twin)
         counted, core = (real, self.real) if mode == _BASE else (twin, self.twin)
         cover = _coverage(told.measured(told.cover))
-        walk_cycles = prices.walk_cycles(
-            mode, cover, native_misses=int(twin[_MISSES]), virtual_misses=int(real[_MISSES])
-        )
+        linear = prices.walk_cycles(mode, cover, native_misses=int(twin[_MISSES]), virtual_misses=int(real[_MISSES]))
+        cached = float(real[Count.WALK_CYCLES]) if self._hierarchy else None
+        driving = cached if cached is not None and self._by_hierarchy else linear
         counters = {count.name.lower(): int(real[count]) for count in Count}
         return Sample(
             mode=mode.name,
@@ -284,8 +287,10 @@ class Sampler:
             accesses=n,
             warm=warm,
             whole=whole,
-            walk_cycles=walk_cycles / n,
-            hierarchy_walk_cycles=float(real[Count.WALK_CYCLES]) / n if self._hierarchy else None,
+            walk_cycles=driving / n,
+            linear_walk_cycles=linear / n,
+            hierarchy_walk_cycles=None if cached is None else cached / n,
+            hierarchy_bias_cycles=self._hierarchy_bias(real, told) / n if self._by_hierarchy else None,
             l2_tlb_cycles=int(real[Count.L2_HITS]) * self.engine.machine.cycles.l2_tlb_hit / n,
             misses=int(counted[_MISSES]),
             cold_misses=int(counted[Count.COLD_FILLS]) + told.grown[core],
@@ -293,10 +298,17 @@ class Sampler:
             coverage=cover,
             counters=counters | {"references": counters["guest_references"] + counters["nested_references"]},
             points=told.ends[:0] if whole else told.ends,
-            refill=np.empty(0) if whole else _refill(told, prices, mode),
+            # A miss after a flush costs what others do: caches are not flushed, though a sample finds them empty.
+            refill=np.empty(0) if whole else _refill(told, prices, mode) * (driving / linear if linear else 1.0),
             as_if={other.name: self._cycles_as_if(other, job, told, prices) / n for other in self._as_if},
             exits=job.exits,
         )
+
+    def _hierarchy_bias(self, real: NDArray[np.int64], told: _Told) -> float:
+        """Return the most walk cycles that would be none, had TLBs and caches been full when measuring began."""
+        misses, cold = int(real[_MISSES]), int(real[Count.COLD_FILLS]) + told.grown[self.real]
+        again = min(cold, misses) * float(real[Count.WALK_CYCLES]) / max(misses, 1)
+        return again + int(real[Count.COLD_LINES]) * self.engine.machine.caches.memory_cycles
 
     @staticmethod
     def _cycles_as_if(mode: Mode, job: _Job, told: _Told, prices: Prices) -> float:
