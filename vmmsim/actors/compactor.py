@@ -12,7 +12,7 @@ from vmmsim.actors.segment_builder import TURN_PAGES, SegmentBuilder
 from vmmsim.memory import compaction_policy as policy
 from vmmsim.memory.compaction import Compaction as Run
 from vmmsim.memory.compaction import Mode
-from vmmsim.memory.frames import PAGEBLOCK, Kind
+from vmmsim.memory.frames import PAGEBLOCK, SHARED, Kind
 from vmmsim.memory.moves import abandon, finish
 from vmmsim.memory.window import Infeasible
 
@@ -159,6 +159,7 @@ class Compactor:
         user = book["kind"][old] == Kind.USER
         owners, pages = book["owner"][old], book["page"][old].astype("int64")
         per_flush = int(rates.number("vmm.moves_per_flush"))
+        self.vmm.move_shared(old[user & (owners == SHARED)], new[user & (owners == SHARED)])
         for number, vm in self.vmm.vms.items():
             mine = user & (owners == number)
             if mine.any():

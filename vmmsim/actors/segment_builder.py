@@ -21,7 +21,7 @@ from vmmsim.actors.vm import Lease
 from vmmsim.actors.vmm import FLAGS, VmLost, runs_of
 from vmmsim.addresses import format_duration, write_bytes
 from vmmsim.memory.batch import Batch, first_sources
-from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, SHARED, Kind
 from vmmsim.memory.placement import Placement
 from vmmsim.memory.window import Choice, Infeasible, choose
 
@@ -76,7 +76,7 @@ class SegmentBuilder:
         """Return the cheapest window, or what prevents every one."""
         vm, host = self.vm, self.host
         return choose(
-            vm.nested.translate_range(base, limit),
+            vm.private_frames(base, limit),
             host.survey(vm.number),
             host.frames,
             base=base,
@@ -105,6 +105,7 @@ class SegmentBuilder:
             why=f"{choice.copies} pages to move, {choice.absent} to zero, {choice.escaped.size} to escape",
         )  # fmt: skip
         try:
+            self.vmm.own(vm, choice.base, choice.limit)
             why = yield from self._fill(choice)
         except VmLost:
             why = GONE
@@ -239,7 +240,9 @@ class SegmentBuilder:
         for owner in np.unique(owners).tolist():
             mine = owners == owner
             self.host.assign(new[mine], owner=owner, pages=pages[mine])
-            if owner in self.vmm.vms:
+            if owner == SHARED:
+                self.vmm.move_shared(old[mine], new[mine])
+            elif owner in self.vmm.vms:
                 other = self.vmm.vms[owner]
                 self.vmm.move(other, pages[mine], new[mine])
                 other.flushes += -(-int(mine.sum()) // self._batch)
@@ -336,7 +339,7 @@ class SegmentBuilder:
         step = TURN_PAGES // PAGEBLOCK
         for block in range(first, last, step):
             blocks = np.arange(block, min(block + step, last))
-            blocks = blocks[(vm.backed[blocks] == 0) & self.vmm.thp]
+            blocks = blocks[(vm.backed[blocks] == 0) & (vm.swapped_of_block[blocks] == 0) & self.vmm.thp]
             yield from self._zeroed(self.vmm.fill_blocks, blocks, PAGEBLOCK)
             if not self._goes_on:
                 return
