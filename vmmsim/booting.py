@@ -9,10 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from vmmsim import user_code
 from vmmsim.actors import io_gap
+from vmmsim.actors.activity import Activity
 from vmmsim.actors.balloon import Balloon
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.contents import GuestContents
 from vmmsim.actors.guest import Guest
 from vmmsim.actors.guest_churn import GuestChurn
 from vmmsim.actors.guest_compactor import GuestCompactor
@@ -31,6 +35,7 @@ from vmmsim.addresses import format_bytes, write_bytes
 from vmmsim.errors import Refused
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
+from vmmsim.randomness import stream_key
 from vmmsim.scenario.values import is_user_code
 from vmmsim.scenario.vm import LOW_BYTES
 from vmmsim.translation.escape_filter import random_filter
@@ -98,6 +103,12 @@ class Boot:
             lambda count: sim.vmm.table_frames(number, count), give_back_frames=sim.host.give_back
         )
         vm = VirtualMachine(number, name, description, memory, nested)
+        if sim.vmm.contents is not None:
+            vm.contents = GuestContents(vm, sim.vmm.contents, stream_key(sim.scenario.run.seed, f"vm.{name}.contents"))
+        if sim.vmm.merging is not None:
+            vm.merged = np.zeros(memory.pages, np.bool_)
+        if sim.vmm.swap is not None:
+            vm.swapped = np.zeros(memory.pages, np.int32)
         escape = description.escape_filter
         if escape.bits:
             vm.empty_filter = random_filter(sim.random(f"vm.{name}.filter"), bits=escape.bits, hashes=escape.hashes)
@@ -157,7 +168,7 @@ class Boot:
                 memory_bytes=description.memory_bytes,
                 folder=sim.scenario.folder or Path.cwd(),
             )
-            guest.os.run(workload)
+            process = guest.os.run(workload)
             meter = self._meter(guest, workload)
             guest.vcpus = Vcpus(
                 sim.env, guest.os, workload, meter,
@@ -168,6 +179,8 @@ class Boot:
                 begin=guest.controller.guest_tried,
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
+            if sim.vmm.contents is not None:
+                vm.activity = Activity(process, workload, guest.vcpus.position, guest.os.page_written)
         write_vm_row(sim.recorder, vm)
         if description.free_page_reporting and not sim.lifetime:
             guest.reporting = Reporting(sim.env, guest.os, sim.recorder)

@@ -40,7 +40,7 @@ def contradictions(draft: Draft) -> Iterator[Mistake]:
 
 def _not_modelled(draft: Draft) -> Iterator[tuple[str, str]]:
     """Refuse what files may say already, and the model does not do yet."""
-    for key, what in (("swap", "swapping"), ("sharing", "page sharing"), ("balloon", "a balloon policy")):
+    for key, what in (("balloon", "a balloon policy"),):
         if draft.host and getattr(draft.host, key) is not None:
             yield f"host.{key}", f"{what} is not modelled yet; remove this table"
     for n, cost in enumerate(draft.run.costs if draft.run else ()):

@@ -15,11 +15,15 @@ from vmmsim import rates
 from vmmsim.actors.calibration import Calibrations
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.compactor import Compactor
+from vmmsim.actors.contents import Contents
 from vmmsim.actors.faults import Faults
 from vmmsim.actors.guest_failure import GuestFailure
 from vmmsim.actors.host_series import HostSeries
 from vmmsim.actors.host_survival import HostSurvival
+from vmmsim.actors.host_swap import HostSwap
 from vmmsim.actors.invariants import check_all
+from vmmsim.actors.merging import Merging
+from vmmsim.actors.swap_device import SwapDevice
 from vmmsim.actors.vmm import Vmm
 from vmmsim.addresses import format_duration
 from vmmsim.booting import Boot
@@ -75,6 +79,12 @@ class Simulation:
         host = scenario.host
         self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
         self.vmm.kill = self.kill
+        if self.has_contents:
+            self.vmm.contents = Contents(self.host.pages)
+        if host.sharing is not None:
+            self.vmm.merging = Merging(self.vmm)
+        if host.swap is not None:
+            self.vmm.swap = HostSwap(self.vmm, SwapDevice(self.env, host.swap.device, host.swap.size_bytes >> 12))
         self.compactor = Compactor(self.env, self.vmm, self.recorder, host.compaction)
         self.survival = HostSurvival(self.vmm, self.recorder, abort_build=self.compactor.abort_build)
         self.vmm.survive = self.survival.free
@@ -99,6 +109,11 @@ class Simulation:
     def lifetime(self) -> bool:
         """Whether only what the scenario names happens: no churn, no daemons, samples on changes only."""
         return self.scenario.run.detail == "lifetime"
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether what pages hold matters: to page sharing, and to swapping."""
+        return self.scenario.host.sharing is not None or self.scenario.host.swap is not None
 
     @property
     def every_ns(self) -> int:

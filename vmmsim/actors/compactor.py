@@ -18,7 +18,7 @@ from vmmsim.actors.vmm import VmLost
 from vmmsim.memory import compaction_policy as policy
 from vmmsim.memory.compaction import Compaction as Run
 from vmmsim.memory.compaction import Mode
-from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, Kind
+from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, SHARED, Kind
 from vmmsim.memory.moves import abandon, finish
 from vmmsim.memory.window import Infeasible
 
@@ -207,6 +207,8 @@ class Compactor:
     def carry_out(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
         """Let every VM's nested table say that its pages are in the new frames; the ledger's books follow."""
         per_flush = int(rates.number("vmm.moves_per_flush"))
+        shared = self.vmm.host.frames["owner"][old] == SHARED
+        self.vmm.move_shared(old[shared], new[shared])
         for vm, pages, frames in self._of_vms(old, new):
             self.vmm.move(vm, pages, frames)
             vm.flushes += -(-int(pages.size) // per_flush)

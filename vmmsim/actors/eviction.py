@@ -9,7 +9,7 @@ import numpy as np
 from vmmsim import rates
 from vmmsim.actors.build_turns import TURN_PAGES
 from vmmsim.actors.vmm import VmLost
-from vmmsim.memory.frames import ISOLATED, NOBODY, PINNED, Kind
+from vmmsim.memory.frames import ISOLATED, NOBODY, PINNED, SHARED, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -91,6 +91,11 @@ class Eviction:
         owners, pages = book["owner"][old].copy(), book["page"][old].astype(np.int64)
         for owner in np.unique(owners).tolist():
             mine = owners == owner
+            if owner == SHARED:
+                self.host.assign(new[mine], owner=owner, pages=pages[mine])
+                vmm.move_shared(old[mine], new[mine])
+                self.host.give_back(old[mine])
+                continue
             if owner != NOBODY and owner not in vmm.vms:  # ended meanwhile
                 self.host.give_back(new[mine])
                 continue

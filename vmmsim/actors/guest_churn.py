@@ -74,6 +74,8 @@ class GuestChurn:
             guest.drop_cache(short)
         taken = guest.take(pages, kind=Kind.CACHE, floor=guest.watermarks.high)
         self.guest_os.vmm.back(self.guest_os.vm, taken)
+        if self.guest_os.vm.contents is not None:
+            self.guest_os.vm.contents.kernel(taken)
 
     def _take_unmovable(self, pages: int, life_ns: int, kept: float) -> None:
         """Take kernel pages in bursts of one order-0 page each; most are given back after a while, some never."""

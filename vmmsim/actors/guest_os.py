@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmmsim import rates
-from vmmsim.actors.process import Process
+from vmmsim.actors.process import WATCH_ACCESS, WATCH_WRITE, Process
 from vmmsim.actors.remapping import remap
 from vmmsim.actors.vm import BLOCK_PAGES, frames_of, memory_ranges
 from vmmsim.memory.ageing import age, profile
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vmmsim.actors.guest_swap import GuestSwap
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
     from vmmsim.decisions import Recorder
@@ -52,6 +53,8 @@ class GuestOs:
         """Gives pages back from the balloon when the guest is out of memory; set where the balloon driver is."""
         self.balloon_moved: Callable[[NDArray[np.int64], NDArray[np.int64]], None] = lambda old, new: None
         """Exchanges pages that the balloon holds for others; set where the balloon driver is."""
+        self.swap: GuestSwap | None = None
+        """The guest's swap space; None without."""
         self._fault_4k = int(rates.number("guest.fault_4k_ns"))
         self._fault_2m = int(rates.number("guest.fault_2m_ns"))
         self._migrate = int(rates.number("guest.migrate_4k_ns"))
@@ -89,6 +92,8 @@ class GuestOs:
         for gfns in (low, high):
             self.vm.guest.take_range(int(gfns[0]), int(gfns[-1]) + 1, kind=Kind.KERNEL, owner=0)
             self.vmm.back(self.vm, gfns)
+            if self.vm.contents is not None:
+                self.vm.contents.kernel(gfns)
         return high
 
     def _boot_aged(
@@ -98,7 +103,10 @@ class GuestOs:
         age(vm.guest, vm.description.age_ns, random, profile("guest"))
         for start, end in ranges:
             for first in range(start, end, BACKED_AT_ONCE):
-                self.vmm.back(vm, np.arange(first, min(first + BACKED_AT_ONCE, end)))
+                gfns = np.arange(first, min(first + BACKED_AT_ONCE, end))
+                self.vmm.back(vm, gfns)
+                if vm.contents is not None:
+                    vm.contents.kernel(gfns)
         return self.take_kernel(image + memmap)[image:]
 
     def _note_memmaps(self, ranges: list[tuple[int, int]], frames: NDArray[np.int64], each: int) -> None:
@@ -158,6 +166,8 @@ class GuestOs:
             more = guest.take(count - int(frames.size), kind=kind, owner=owner, pages=rest)
             frames = np.concatenate([frames, more])
         self.vmm.back(self.vm, frames)
+        if self.vm.contents is not None and kind != Kind.USER:
+            self.vm.contents.kernel(frames)
         return frames
 
     def _reclaim(self, pages: int) -> None:
@@ -170,33 +180,89 @@ class GuestOs:
 
     # Page faults
 
-    def touch(self, gvpns: NDArray[np.int64], written: NDArray[np.bool_]) -> int:
+    def touch(self, gvpns: NDArray[np.int64], written: NDArray[np.bool_], until: int | None = None) -> int:
         """Handle the first touch of every absent page of ``gvpns`` (int64[n], distinct); return how many were absent.
 
+        until  the position up to which ``written`` tells all that the program does to them; None: where it is now
         ``GuestOutOfMemory``, ``VmLost``: the pages before those that found no memory are mapped.
         """
-        vm, process = self.vm, self._process
+        vm, process = self.vm, self.process
         numbers = process.numbers(gvpns)
         absent = ~process.mapped[numbers]
         gvpns, numbers, written = gvpns[absent], numbers[absent], written[absent]
         count = int(gvpns.size)
+        touched, wrote = numbers, written
         if count and self.thp:
             rest = self._touch_blocks(gvpns)
             gvpns, numbers, written = gvpns[rest], numbers[rest], written[rest]
         if gvpns.size:
+            out = self.swap.is_out(numbers) if self.swap is not None else np.zeros(numbers.size, np.bool_)
             frames = self._allocate(int(gvpns.size), kind=Kind.USER, owner=process.number, pages=numbers)
             flags = np.where(written, LEAF | DIRTY, LEAF)
             process.table.map(gvpns, frames, flags=flags)
             process.mark(numbers, True)
-            vm.stall_ns["guest fault"] += int(gvpns.size) * self._fault_4k
+            if vm.contents is not None:
+                vm.contents.zeroed(frames)
+            if self.swap is not None:
+                self.swap.bring_in(numbers[out], frames[out])
+            vm.stall_ns["guest fault"] += int(np.count_nonzero(~out)) * self._fault_4k
+        self._note_touched(touched, wrote, until)
         return count
+
+    def _note_touched(self, numbers: NDArray[np.int64], written: NDArray[np.bool_], until: int | None) -> None:
+        """Book what the program did to pages that were zeroed for it just now."""
+        vm, process = self.vm, self.process
+        if vm.contents is not None and np.any(written):
+            wrote = numbers[written]
+            again = process.swapped[wrote] > 0 if process.swapped is not None else np.zeros(wrote.size, np.bool_)
+            self.page_written(wrote[again])
+            wrote = wrote[~again]
+            vm.contents.first_written(process.table.translate(process.gvpns(wrote)), wrote)
+        if vm.activity is not None and numbers.size:
+            vm.activity.note(numbers, written, until)
+
+    def serve_watched(self, until: int) -> int:
+        """Do what must come before the program's next accesses to watched pages, up to position ``until``.
+
+        What has no host frame gets one, and what it may not write to and writes gets a copy. Return how many pages.
+        """
+        vm, process = self.vm, self.process
+        if vm.activity is None:
+            return 0
+        numbers = np.flatnonzero((process.watched != 0) & process.mapped)
+        if not numbers.size:
+            return 0
+        accessed, written = vm.activity.look(numbers, until)
+        marks = process.watched[numbers]
+        met = (accessed & (marks & WATCH_ACCESS != 0)) | (written & (marks & WATCH_WRITE != 0))
+        for first in range(0, int(np.count_nonzero(met)), BACKED_AT_ONCE):
+            some = np.flatnonzero(met)[first : first + BACKED_AT_ONCE]
+            self._serve(numbers[some], written[some])
+        return int(np.count_nonzero(met))
+
+    def _serve(self, numbers: NDArray[np.int64], written: NDArray[np.bool_]) -> None:
+        vm, process = self.vm, self.process
+        gfns = process.table.translate(process.gvpns(numbers))
+        self.vmm.bring_in(vm, gfns)
+        self.vmm.back(vm, gfns[written])
+        process.watched[numbers[written]] = 0
+        process.watched[numbers] &= 0xFF ^ WATCH_ACCESS
+        self.page_written(numbers[written])
+
+    def page_written(self, numbers: NDArray[np.int64]) -> None:
+        """Give pages that the program wrote to again what they hold now; those that are watched are served first."""
+        vm, process = self.vm, self.process
+        if vm.contents is None or not numbers.size:
+            return
+        gfns = process.table.translate(process.gvpns(numbers[process.watched[numbers] == 0]))
+        vm.contents.written(gfns[vm.nested.translate(gfns) >= 0])
 
     def _touch_blocks(self, gvpns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Map huge pages where whole 2 MiB blocks of a region are untouched and free blocks are there.
 
         Return bool[n]: the pages that are still absent.
         """
-        vm, process = self.vm, self._process
+        vm, process = self.vm, self.process
         blocks = np.unique(gvpns >> PAGEBLOCK_ORDER)
         starts = blocks << PAGEBLOCK_ORDER
         region = np.searchsorted(process.starts, starts, side="right") - 1
@@ -204,7 +270,10 @@ class GuestOs:
         inside = (region >= 0) & (starts + PAGEBLOCK <= ends[region])
         starts = starts[inside]
         numbers = process.numbers(starts)
-        untouched = ~process.mapped[numbers[:, None] + np.arange(PAGEBLOCK)].any(axis=1)
+        every = numbers[:, None] + np.arange(PAGEBLOCK)
+        untouched = ~process.mapped[every].any(axis=1)
+        if process.swapped is not None:
+            untouched &= ~(process.swapped[every] > 0).any(axis=1)
         starts, numbers = starts[untouched], numbers[untouched]
         frames = vm.guest.take(
             int(starts.size), kind=Kind.USER, owner=process.number, pages=numbers, order=PAGEBLOCK_ORDER
@@ -215,11 +284,14 @@ class GuestOs:
         self.vmm.back(vm, (frames[:, None] + np.arange(PAGEBLOCK)).ravel())
         process.table.map(starts, frames, size=1, flags=LEAF | DIRTY)
         process.mark((numbers[:, None] + np.arange(PAGEBLOCK)).ravel(), True)
+        if vm.contents is not None:
+            vm.contents.zeroed((frames[:, None] + np.arange(PAGEBLOCK)).ravel())
         vm.stall_ns["guest fault"] += int(frames.size) * self._fault_2m
         return ~np.isin(gvpns >> PAGEBLOCK_ORDER, starts >> PAGEBLOCK_ORDER)
 
     @property
-    def _process(self) -> Process:
+    def process(self) -> Process:
+        """The process that runs the workload; there is one."""
         assert self.vm.process is not None, f"{self.vm.name} runs no workload"
         return self.vm.process
 
@@ -229,10 +301,13 @@ class GuestOs:
 
     def unmap(self, start: int, end: int) -> None:
         """Unmap the gvpns of [start, end) and free their frames; what a live guest segment pins stays."""
-        vm, process = self.vm, self._process
+        vm, process = self.vm, self.process
         segment = vm.guest_segment
         if segment is not None and segment.base < end and start < segment.limit:
             return
+        if self.swap is not None:
+            first, last = process.numbers(np.array([start, end - 1])).tolist()
+            self.swap.forget(np.arange(first, last + 1))
         pages, entries, sizes = process.table.leaves_between(start, end)
         if not pages.size:
             return
@@ -246,10 +321,14 @@ class GuestOs:
         self.invalidate(start, end)
 
     def _book_unmapped(self, pages: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
-        process = self._process
+        process = self.process
         process.mark(process.numbers(pages[sizes == 0]), False)
         large = process.numbers(pages[sizes == 1])
         process.mark((large[:, None] + np.arange(PAGEBLOCK)).ravel(), False)
+        gone = np.concatenate([process.numbers(pages[sizes == 0]), (large[:, None] + np.arange(PAGEBLOCK)).ravel()])
+        process.watched[gone] = 0
+        if self.vm.activity is not None:
+            self.vm.activity.forget(gone)
 
     def invalidate(self, start: int, end: int) -> None:
         """Drop the process's translations of gvpns [start, end): the guest's own flush, no exit."""
@@ -265,7 +344,10 @@ class GuestOs:
         """
         vm, book = self.vm, self.vm.guest.frames
         given = book["kind"][old] == Kind.BALLOON
+        self.vmm.bring_in(vm, old[~given])
         self.vmm.back(vm, new[~given])
+        if vm.contents is not None:
+            vm.contents.copied(old[~given], new[~given])
         if np.any(given):
             self.balloon_moved(old[given], new[given])
         user = (book["kind"][old] == Kind.USER) & (book["owner"][old] == WORKLOAD)
@@ -274,7 +356,7 @@ class GuestOs:
         self.charge_copies(int(np.count_nonzero(~given)))
 
     def _move_mapped(self, numbers: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
-        vm, process = self.vm, self._process
+        vm, process = self.vm, self.process
         gvpns = process.gvpns(numbers)
         vm.remapped_pages += remap(process.table, gvpns, frames)
         self.invalidate(int(gvpns.min()), int(gvpns.max()) + 1)
@@ -299,13 +381,13 @@ class GuestOs:
         """Return the gvpns at which whole 2 MiB blocks of regions begin."""
         spans = [
             np.arange(-(-region.start // PAGEBLOCK), (region.start + region.pages) // PAGEBLOCK, dtype=np.int64)
-            for region in self._process.regions
+            for region in self.process.regions
         ]
         return np.concatenate(spans) << PAGEBLOCK_ORDER
 
     def _collapse(self, gvpn: int) -> int:
         """Put the pages of a 2 MiB block of gVA that has any, and no huge page, into one free block of frames."""
-        vm, process = self.vm, self._process
+        vm, process = self.vm, self.process
         segment = vm.guest_segment
         if segment is not None and segment.base < gvpn + PAGEBLOCK and gvpn < segment.limit:
             return 0
@@ -316,7 +398,11 @@ class GuestOs:
         block = vm.guest.take(1, kind=Kind.USER, owner=process.number, pages=number, order=PAGEBLOCK_ORDER)
         if not block.size:
             return 0
+        self.vmm.bring_in(vm, frames_of(entries))
         self.vmm.back(vm, int(block[0]) + np.arange(PAGEBLOCK))
+        if vm.contents is not None:
+            vm.contents.zeroed(int(block[0]) + np.arange(PAGEBLOCK))
+            vm.contents.copied(frames_of(entries), int(block[0]) + pages - gvpn)
         process.table.unmap_many(pages)
         self.invalidate(gvpn, gvpn + PAGEBLOCK)
         process.table.map(gvpn, block, size=1, flags=LEAF | DIRTY)

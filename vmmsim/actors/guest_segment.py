@@ -17,6 +17,8 @@ from vmmsim.translation.page_table import DIRTY
 from vmmsim.translation.registers import Segment
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.protocols import Region
 
@@ -59,6 +61,7 @@ def enter(guest_os: GuestOs, region: Region, first: int) -> int:
             int(gfns[0]), int(gfns[-1]) + 1, kind=Kind.USER, owner=process.number, pages=span.start + numbers
         )
         guest_os.vmm.back(vm, gfns)
+        _copy(guest_os, span.start + numbers, gfns)
     guest_os.unmap(region.start, region.start + region.pages)
     _map(guest_os, region, first)
     process.mark_all(span)
@@ -67,6 +70,21 @@ def enter(guest_os: GuestOs, region: Region, first: int) -> int:
     guest_os.charge_copies(copies)
     vm.changed("mode")
     return copies
+
+
+def _copy(guest_os: GuestOs, numbers: NDArray[np.int64], gfns: NDArray[np.int64]) -> None:
+    """Let ``gfns`` hold what the pages ``numbers`` hold now, and zeros where there is no page yet."""
+    vm, process = guest_os.vm, guest_os.vm.process
+    assert process is not None
+    there = process.mapped[numbers]
+    old = process.table.translate(process.gvpns(numbers[there]))
+    guest_os.vmm.bring_in(vm, old)
+    if vm.contents is not None:
+        vm.contents.zeroed(gfns[~there])
+        vm.contents.copied(old, gfns[there])
+    if guest_os.swap is not None:
+        out = guest_os.swap.is_out(numbers)
+        guest_os.swap.bring_in(numbers[out], gfns[out])
 
 
 def _map(guest_os: GuestOs, region: Region, first: int) -> None:

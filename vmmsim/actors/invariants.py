@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim.actors.vm import frames_of
-from vmmsim.memory.frames import NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, SHARED, Kind
 from vmmsim.translation.page_table import PRESENT
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ def check_all(vmm: Vmm, engine: Engine, guests: Iterable[Guest]) -> None:
     vmm.host.check()
     assert {guest.vm.number for guest in guests} == set(vmm.vms), "VMs of the VMM and guests differ"
     check_host(vmm)
+    for part in (vmm.merging, vmm.swap):
+        if part is not None:
+            part.check()
     for guest in guests:
         guest.vm.guest.check()
         check_books(guest)
@@ -57,10 +60,14 @@ def check_host(vmm: Vmm) -> None:
     book = vmm.host.frames
     for kind in (Kind.USER, Kind.TABLE):
         owners = np.unique(book["owner"][book["kind"] == kind])
-        gone = owners[~np.isin(owners, [*vmm.vms, NOBODY])]
+        gone = owners[~np.isin(owners, [*vmm.vms, NOBODY, SHARED])]
         assert not gone.size, f"{kind.name.lower()} frames belong to VM {gone[:1]}, which does not run"
     for number, vm in vmm.vms.items():
         gfns, hfns = expanded(vm.nested)
+        merged = vm.merged[gfns] if vm.merged is not None else np.zeros(gfns.size, np.bool_)
+        assert np.all((book["owner"][hfns] == SHARED) == merged), f"{vm.name}: merged pages and shared frames differ"
+        resident, shared = gfns, hfns[merged]
+        gfns, hfns = gfns[~merged], hfns[~merged]
         assert np.unique(hfns).size == hfns.size, f"{vm.name}: two gfns share a frame"
         assert np.all(book["kind"][hfns] == Kind.USER), f"{vm.name} maps frames that are not guest memory"
         assert np.all(book["owner"][hfns] == number), f"{vm.name} maps frames of others"
@@ -70,8 +77,10 @@ def check_host(vmm: Vmm) -> None:
         assert users.size == hfns.size, f"{vm.name} owns {users.size} frames and maps {hfns.size}"
         tables = owned[book["kind"][owned] == Kind.TABLE]
         assert np.array_equal(tables, np.sort(vm.nested.table_frames)), f"{vm.name}: nested tables lie elsewhere"
-        assert vm.resident_pages == gfns.size, f"{vm.name}: {vm.resident_pages} booked as resident, {gfns.size} are"
-        backed = np.bincount(gfns >> PAGEBLOCK_ORDER, minlength=vm.backed.size)
+        assert not np.any(np.isin(shared, hfns)), f"{vm.name}: a frame is shared and private"
+        booked = vm.resident_pages
+        assert booked == resident.size, f"{vm.name}: {booked} booked as resident, {resident.size} are"
+        backed = np.bincount(resident >> PAGEBLOCK_ORDER, minlength=vm.backed.size)
         assert np.array_equal(backed, vm.backed), f"{vm.name}: the book of backed blocks is wrong"
 
 
@@ -81,6 +90,8 @@ def check_books(guest: Guest) -> None:
     gfns = np.arange(vm.guest.pages)
     kinds = vm.guest.kinds(gfns)
     resident = vm.nested.translate(gfns) >= 0
+    if vm.swapped is not None:
+        resident |= vm.swapped > 0
     in_use = np.isin(kinds, np.array(IN_USE))
     assert np.all(resident[in_use]), f"{vm.name}: {gfns[in_use & ~resident][:3]} are in use and have no frame"
     assert not np.any(resident[kinds == Kind.HOLE]), f"{vm.name}: holes have frames"

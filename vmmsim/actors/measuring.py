@@ -48,6 +48,8 @@ def write_vm_row(recorder: Recorder, vm: VirtualMachine, **measured: Any) -> Non
         mode_wanted=vm.mode_wanted,
         progress=vm.progress,
         resident_bytes=vm.resident_pages << 12,
+        shared_bytes=vm.merged_pages << 12,
+        swapped_bytes=vm.swapped_pages << 12,
         balloon_bytes=vm.ballooned_pages << 12,
         balloon_target_bytes=vm.balloon_target_pages << 12,
         reusable_bytes=(vm.ballooned_pages - min(vm.held_pages, vm.ballooned_pages)) << 12,
@@ -182,7 +184,7 @@ class Meter:
         """Handle a transition that a sample met: once, like all others."""
         if why is Exit.GUEST_FAULT:
             self.guest_os.touch(np.array([gvpn]), np.array([is_write]))
-        elif why is Exit.NESTED_FAULT:
+        elif why is Exit.NESTED_FAULT or (why is Exit.NESTED_WRITE and self.vm.merged is not None):
             self.guest_os.vmm.back(self.vm, np.array([gfn]))
         else:
             raise AssertionError(f"{why.name} of page {gvpn:#x} of {self.vm.name}: nothing here is read-only")
@@ -228,6 +230,10 @@ class Meter:
             total += ns
         self.vm.stall_ns.clear()
         return total
+
+    def book_stall(self, cause: str, ns: int) -> None:
+        """Book time that vCPUs lost, summed over them, and that has passed already."""
+        self.stalls_ns[cause] = self.stalls_ns.get(cause, 0) + ns
 
     def write_row(self) -> None:
         """Write the VM's row of the time series: what holds from now on."""

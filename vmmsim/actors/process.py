@@ -6,7 +6,7 @@ guest's ledger keeps as the reverse map, since a gvpn may need more bits than a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
     from vmmsim.protocols import Region, Workload
     from vmmsim.translation.page_table import PageTable
+
+WATCH_ACCESS: Final = 1
+"""Mark: the next access finds no host frame."""
+WATCH_WRITE: Final = 2
+"""Mark: the next write finds a page that it may not write to: merged, or logged."""
 
 
 class Process:
@@ -32,6 +37,10 @@ class Process:
         self.mapped = np.zeros(self.pages, np.bool_)
         """bool[pages]: whether each page, by its number, has a leaf in the table."""
         self.mapped_pages = 0
+        self.watched = np.zeros(self.pages, np.uint8)
+        """uint8[pages]: what each page's next access or write must do first (``WATCH_ACCESS``, ``WATCH_WRITE``)."""
+        self.swapped: NDArray[np.int32] | None = None
+        """int32[pages]: 1 + slot of the guest's swap device that holds the page, 0 where none does; None: no device."""
 
     @property
     def primary(self) -> Region | None:

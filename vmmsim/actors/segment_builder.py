@@ -67,7 +67,7 @@ class SegmentBuilder:
         """Return the cheapest window, or what prevents every one."""
         vm, host = self.vm, self.host
         return choose(
-            vm.nested.translate_range(base, limit),
+            vm.private_frames(base, limit),
             host.survey(vm.number),
             host.frames,
             base=base,
@@ -103,6 +103,7 @@ class SegmentBuilder:
             why=f"{choice.copies} pages to move, {choice.absent} to zero, {choice.escaped.size} to escape",
         )  # fmt: skip
         try:
+            self.vmm.own(vm, choice.base, choice.limit)
             why = yield from self._fill(choice)
             self.own.return_spares()
             why = why or commit(self.vmm, vm, self.turns.lease)
@@ -183,7 +184,7 @@ class SegmentBuilder:
         step = TURN_PAGES // PAGEBLOCK
         for block in range(first, last, step):
             blocks = np.arange(block, min(block + step, last))
-            blocks = blocks[(vm.backed[blocks] == 0) & self.vmm.thp]
+            blocks = blocks[(vm.backed[blocks] == 0) & (vm.swapped_of_block[blocks] == 0) & self.vmm.thp]
             yield from self._zeroed(self.vmm.fill_blocks, blocks, PAGEBLOCK)
             if not self.turns.go_on:
                 return

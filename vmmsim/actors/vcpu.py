@@ -174,6 +174,14 @@ class Vcpus:
         self.vm.progress = span.x0 + done
         self.meter.add(done, span.cost)
 
+    def position(self) -> int:
+        """Return where the program is now, in the middle of a stratum too."""
+        span = self._span
+        if span is None:
+            return self.vm.progress
+        share = min((int(self.env.now) - span.began_ns) / span.takes_ns, 1.0)
+        return span.x0 + int((span.x1 - span.x0) * share)
+
     def _end(self, x0: int, load: float) -> tuple[int, list[int]]:
         """Return where the stratum that begins at x0 ends, and the regions that are freed there."""
         span_ns = (NEVER if self.lifetime else self._stratum_ns) if self.meter.knows_rate else self._first_ns
@@ -208,10 +216,12 @@ class Vcpus:
         """Hand every first touch of [x0, x1) to the guest, and let the time pass that it takes."""
         gvpns, written = self._first_touches(x0, x1)
         for start in range(0, gvpns.size, BATCH_PAGES):
-            self.guest_os.touch(gvpns[start : start + BATCH_PAGES], written[start : start + BATCH_PAGES])
+            self.guest_os.touch(gvpns[start : start + BATCH_PAGES], written[start : start + BATCH_PAGES], x1)
             yield from self._charge()
             if not self.vm.running:
                 return
+        if self.guest_os.serve_watched(x1):
+            yield from self._charge()
 
     def _first_touches(self, x0: int, x1: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         process = self.vm.process
@@ -234,3 +244,15 @@ class Vcpus:
             self.waits_for = "its faults to be served"
             yield Pause(self.env, max(stall // self.vm.description.vcpus, 1), Turn.VCPU)
             self.waits_for = ""
+        yield from self._read_in()
+
+    def _read_in(self) -> Generator[Event, object, None]:
+        """Wait for the pages that swap devices are to bring; all vCPUs do, as many of their accesses miss at once."""
+        reads, began = dict(self.vm.reads), int(self.env.now)
+        self.vm.reads.clear()
+        for device, pages in reads.items():
+            self.waits_for = f"{pages} pages from {device.kind}"
+            yield from device.transferring(pages, write=False, at_once=1, turn=Turn.VCPU)
+        self.waits_for = ""
+        if reads:
+            self.meter.book_stall("swap read", (int(self.env.now) - began) * self.vm.description.vcpus)

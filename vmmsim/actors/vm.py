@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from simpy import Event
 
     from vmmsim import scenario
+    from vmmsim.actors.activity import Activity
+    from vmmsim.actors.contents import GuestContents
     from vmmsim.actors.escapes import Escapes
     from vmmsim.actors.process import Process
+    from vmmsim.actors.swap_device import SwapDevice
     from vmmsim.actors.worth import Sampled
     from vmmsim.memory.ledger import Memory
     from vmmsim.memory.tokens import Token
@@ -119,6 +122,8 @@ class VirtualMachine:
         """One past the last gfn that is memory: where the next block is added."""
         self.stall_ns: Counter[str] = Counter()
         """Time that vCPUs lose to faults and services and have not been charged yet, by cause."""
+        self.reads: Counter[SwapDevice] = Counter()
+        """Pages that its vCPUs wait to be read from swap devices, and have not waited for yet."""
         self.flushes = 0
         """Flushes of this VM's translations that have not been charged yet."""
         self.remapped_pages = 0
@@ -147,6 +152,21 @@ class VirtualMachine:
         """bool[gfns]: what was backed for a VMM segment's sake and the guest has not used since; None: nothing."""
         self.saved_cycles_per_s = 0.0
         """Walk cycles that its VMM segment saves each second at full load, by the last sample; 0: none, or unknown."""
+        self.merged: NDArray[np.bool_] | None = None
+        """bool[gfns]: which are mapped, read-only, to a frame that others share; None: nothing is ever merged."""
+        self.merged_pages = 0
+        self.swapped: NDArray[np.int32] | None = None
+        """int32[gfns]: 1 + slot of the host's swap space that holds the page, 0 where none does; None: no swap space.
+
+        A resident page keeps its slot while that holds the same."""
+        self.swapped_pages = 0
+        """Pages that are in swap space and have no frame,"""
+        self.swapped_of_block = np.zeros(self.backed.size, np.int16)
+        """int16[blocks]: and how many of each 2 MiB block are."""
+        self.contents: GuestContents | None = None
+        """What its pages hold; None where nobody asks."""
+        self.activity: Activity | None = None
+        """When its program accessed which page; None while none runs, or where nobody asks."""
         self.lost = ""
         """Why the VM or its workload is gone before its time; "" while it is not."""
 
@@ -215,6 +235,25 @@ class VirtualMachine:
     def given_up(self, start: int, end: int) -> NDArray[np.int64]:
         """Return the gfns of [start, end) that the balloon holds."""
         return start + np.flatnonzero(self.guest.frames["kind"][start:end] == Kind.BALLOON)
+
+    def private_frames(self, base: int, limit: int) -> NDArray[np.int32]:
+        """Return int32[limit - base]: the frames of gfns that are this VM's own, -1 where there is none."""
+        frames = self.nested.translate_range(base, limit)
+        if self.merged is not None:
+            frames[self.merged[base:limit]] = -1
+        return frames
+
+    def empty_blocks(self) -> NDArray[np.bool_]:
+        """Return bool[blocks]: the 2 MiB blocks that one large frame may back: memory throughout, and empty."""
+        return np.asarray((self.backed == 0) & (self.swapped_of_block == 0) & self.whole_blocks)
+
+    def watch(self, gfns: NDArray[np.int64], mark: int) -> None:
+        """Have the next access, or write, to what the program has in ``gfns`` handled before it is made."""
+        process, book = self.process, self.guest.frames
+        if process is None:
+            return
+        mine = gfns[(book["kind"][gfns] == Kind.USER) & (book["owner"][gfns] == process.number)]
+        process.watched[book["page"][mine]] |= mark
 
     def note_zeroed(self, gfns: NDArray[np.int64]) -> None:
         """Book that ``gfns`` got zeroed frames that the guest did not ask for."""

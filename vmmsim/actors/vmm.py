@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from simpy import Event
 
+    from vmmsim.actors.contents import Contents
+    from vmmsim.actors.host_swap import HostSwap
+    from vmmsim.actors.merging import Merging
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.decisions import Recorder
     from vmmsim.memory.ledger import Memory
@@ -68,6 +71,12 @@ class Vmm:
         """Drops page cache: given how many frames are short, returns how many it freed."""
         self.survive: Callable[[int], int] = self._drop_cache
         """Finds free host frames before a VM is ended for want of them; set by whoever builds the host."""
+        self.contents: Contents | None = None
+        """What host frames hold; None where nobody asks."""
+        self.merging: Merging | None = None
+        """Frames that several gfns share; None where page sharing is off."""
+        self.swap: HostSwap | None = None
+        """Swap space of the host; None without."""
         self._reclaiming = False
         self._fault_4k = int(rates.number("vmm.fault_4k_ns"))
         self._fault_2m = int(rates.number("vmm.fault_2m_ns"))
@@ -86,12 +95,16 @@ class Vmm:
         return frames
 
     def back(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
-        """Give every gfn of ``gfns`` (int64[n], distinct) that has no frame one; charge the faults to the VM.
+        """Give every gfn of ``gfns`` (int64[n], distinct) a frame that it may write to; charge the faults to the VM.
 
+        What was swapped out is read in, what is merged gets a copy, what has no frame a zeroed one.
         ``VmLost`` if the host is out of memory and this VM is the one that is killed.
         """
         if vm.zeroed is not None:
             vm.zeroed[gfns] = False
+        if self.merging is not None:
+            self.merging.unshare(vm, gfns)
+        self.bring_in(vm, gfns)
         absent = gfns[vm.nested.translate(gfns) < 0]
         if not absent.size:
             return
@@ -99,29 +112,47 @@ class Vmm:
             absent = self._back_slots(vm, absent)
         if self.thp and absent.size:
             absent = self._back_blocks(vm, absent)
-        self._back_pages(vm, absent)
+        self.back_pages(vm, absent)
+
+    def bring_in(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Read in what of ``gfns`` was swapped out."""
+        if self.swap is not None and vm.swapped is not None and vm.swapped_pages:
+            self.swap.bring_in(vm, gfns[(vm.swapped[gfns] > 0) & (vm.nested.translate(gfns) < 0)])
+
+    def zeroed(self, frames: NDArray[np.int64], *, each: int = 1) -> None:
+        """Note that frames, each the first of ``each``, were zeroed for a guest."""
+        if self.contents is not None:
+            self.contents.zero(frames, each=each)
+
+    def copied(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+        """Note that frames ``old`` were copied to ``new``."""
+        if self.contents is not None:
+            self.contents.copy(old, new)
 
     def _back_blocks(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> NDArray[np.int64]:
         """Back whole 2 MiB blocks of which nothing is backed yet, where there are free ones; return what is left."""
         wanted = np.zeros(vm.backed.size, np.bool_)
         wanted[absent >> PAGEBLOCK_ORDER] = True
-        starts = np.flatnonzero(wanted & (vm.backed == 0) & vm.whole_blocks) << PAGEBLOCK_ORDER
+        starts = np.flatnonzero(wanted & vm.empty_blocks()) << PAGEBLOCK_ORDER
         frames = self.host.take(int(starts.size), kind=Kind.USER, owner=vm.number, pages=starts, order=PAGEBLOCK_ORDER)
         if not frames.size:
             return absent
         starts = starts[: frames.size]
         vm.nested.map(starts, frames, size=1, flags=FLAGS)
         vm.note_backing(starts, 1, size_pages=PAGEBLOCK)
+        self.zeroed(frames, each=PAGEBLOCK)
         vm.stall_ns["nested fault"] += int(frames.size) * self._fault_2m
         return np.asarray(absent[vm.backed[absent >> PAGEBLOCK_ORDER] < PAGEBLOCK])
 
-    def _back_pages(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> None:
+    def back_pages(self, vm: VirtualMachine, absent: NDArray[np.int64]) -> None:
+        """Give single gfns, none of which has a frame, zeroed ones."""
         while absent.size:
             frames = self.host.take(int(absent.size), kind=Kind.USER, owner=vm.number, pages=absent)
             done = absent[: frames.size]
             if frames.size:
                 vm.nested.map(done, frames, flags=FLAGS)
                 vm.note_backing(done, 1)
+                self.zeroed(frames)
                 vm.stall_ns["nested fault"] += int(frames.size) * self._fault_4k
             absent = absent[frames.size :]
             if absent.size and not frames.size:  # tables for what was mapped may have cost a VM: there may be room now
@@ -134,7 +165,7 @@ class Vmm:
         inside = absent[(absent >= lease.base) & (absent < lease.limit)]
         if self.thp:
             blocks = np.unique(inside >> PAGEBLOCK_ORDER)
-            self.fill_blocks(vm, blocks[(vm.backed[blocks] == 0) & vm.whole_blocks[blocks]])
+            self.fill_blocks(vm, blocks[vm.empty_blocks()[blocks]])
             inside = inside[vm.nested.translate(inside) < 0]
         if vm.lease is not None:  # it may have been given up meanwhile, for want of memory
             self.fill_slots(vm, inside)
@@ -154,6 +185,7 @@ class Vmm:
             gfns = np.array(done, np.int64)
             vm.nested.map(gfns, gfns + lease.offset, size=1, flags=FLAGS)
             vm.note_backing(gfns, 1, size_pages=PAGEBLOCK)
+            self.zeroed(gfns + lease.offset, each=PAGEBLOCK)
             vm.stall_ns["nested fault"] += len(done) * self._fault_2m
         return len(done)
 
@@ -189,6 +221,7 @@ class Vmm:
         if gfns.size:
             vm.nested.map(gfns, gfns + lease.offset, flags=FLAGS)
             vm.note_backing(gfns, 1)
+            self.zeroed(gfns + lease.offset)
             vm.stall_ns["nested fault"] += int(gfns.size) * self._fault_4k
         return int(gfns.size)
 
@@ -204,7 +237,12 @@ class Vmm:
         return freed
 
     def unback(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> int:
-        """Unmap gfns and free their frames, whole 2 MiB leaves as such; return how many pages that were."""
+        """Unmap gfns and free their frames, whole 2 MiB leaves as such; return how many pages that were.
+
+        What was swapped out is forgotten, without being read; what is merged leaves those it shares with.
+        """
+        if self.swap is not None:
+            self.swap.forget(vm, gfns)
         if self.is_busy(vm, gfns):
             self.disrupt()
         sizes = vm.nested.mapped_sizes(gfns)
@@ -218,22 +256,29 @@ class Vmm:
             self.host.give_back(frames, order=PAGEBLOCK_ORDER)
             vm.note_backing(whole, -1, size_pages=PAGEBLOCK)
         small = gfns[~np.isin(gfns >> PAGEBLOCK_ORDER, np.append(whole >> PAGEBLOCK_ORDER, partial))]
-        self._unback_small(vm, small)
+        self.unmap_small(vm, small)
         # A split takes a frame for a table; each is paid back before many more are taken.
         for first in range(0, partial.size, SPLITS):
             some = partial[first : first + SPLITS]
             vm.nested.split_many(some << PAGEBLOCK_ORDER)
             vm.remapped_pages += int(some.size) * PAGEBLOCK
-            self._unback_small(vm, gfns[np.isin(gfns >> PAGEBLOCK_ORDER, some)])
+            self.unmap_small(vm, gfns[np.isin(gfns >> PAGEBLOCK_ORDER, some)])
         if gfns.size:
             vm.remembered_moves += int(gfns.size)
             self.flush(vm)
         return int(gfns.size)
 
-    def _unback_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
-        if gfns.size:
-            self.host.give_back(vm.nested.unmap_many(gfns))
-            vm.note_backing(gfns, -1)
+    def unmap_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Unmap single gfns, all mapped by small leaves, and free their frames; the caller flushes."""
+        if not gfns.size:
+            return
+        frames = vm.nested.unmap_many(gfns)
+        vm.note_backing(gfns, -1)
+        if self.merging is not None and vm.merged is not None and vm.merged_pages:
+            merged = vm.merged[gfns]
+            self.merging.drop(vm, gfns[merged], frames[merged])
+            frames = frames[~merged]
+        self.host.give_back(frames)
 
     def is_busy(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> bool:
         """Tell whether a frame behind ``gfns`` is held by a change in progress: whoever wants it waits."""
@@ -344,9 +389,24 @@ class Vmm:
 
     def move(self, vm: VirtualMachine, gfns: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Let the nested table send ``gfns``, which are mapped, to ``frames``, and flush: one batch."""
+        self.copied(vm.nested.translate(gfns), frames)
         vm.remapped_pages += remap(vm.nested, gfns, frames)
         vm.remembered_moves += int(gfns.size)
         self.flush(vm)
+
+    def move_shared(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+        """Let all who share frames ``old`` share ``new`` instead."""
+        if old.size:
+            assert self.merging is not None
+            self.merging.move(old, new)
+
+    def own(self, vm: VirtualMachine, base: int, limit: int) -> None:
+        """Give every gfn of [base, limit) that is merged or swapped out a frame of its own."""
+        for pages in (vm.merged, vm.swapped):
+            if pages is not None:
+                gfns = base + np.flatnonzero(pages[base:limit])
+                for first in range(0, gfns.size, SPLITS * PAGEBLOCK):
+                    self.back(vm, gfns[first : first + SPLITS * PAGEBLOCK])
 
     # Coming and going
 
@@ -356,6 +416,10 @@ class Vmm:
         if vm.vmm_segment is not None:
             self._pin(vm, pinned=False)
             vm.vmm_segment = None
+        if vm.merged is not None:
+            self.unmap_small(vm, np.flatnonzero(vm.merged))
+        if self.swap is not None:
+            self.swap.forget(vm, np.arange(vm.guest.pages))
         pages, entries, sizes = vm.nested.leaves()
         frames = frames_of(entries)
         self.engine.forget(vm.number)

@@ -63,6 +63,9 @@ FRAME: Final = np.dtype(
 NOBODY: Final = -1
 """Owner and page of frames that have none."""
 
+SHARED: Final = (1 << 31) - 1
+"""Owner, on the host, of a USER frame that several gfns are mapped to, read-only; ``page`` says how many."""
+
 Frames: TypeAlias = NDArray[Any]
 """FRAME[n]: all frames of a host or guest, by number."""
 

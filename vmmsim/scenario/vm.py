@@ -155,6 +155,8 @@ class VM:
     """QEMU machine type, which sets where the I/O gap begins."""
     thp: Thp = "always"
     """Whether the guest maps its programs in huge pages."""
+    image: str = "linux"
+    """What the guest was installed from: guests of one image hold some pages alike, for page sharing to find."""
     free_page_reporting: bool = False
     """Whether its balloon driver tells the VMM which blocks of 2 MiB and more are free, so that it takes them back."""
     escape_filter: Escape = Escape()

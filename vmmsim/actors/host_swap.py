@@ -1,0 +1,121 @@
+"""Swapping by the VMM: the mechanism. Which pages are to go is not decided here.
+
+A gfn that is swapped out has a slot of the host's swap space and no frame. A page that was read in keeps its slot
+until it is written to or slots run short: swapped out again unchanged, it needs no second write.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmmsim import rates
+from vmmsim.actors.process import WATCH_ACCESS
+from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vmmsim.actors.swap_device import SwapDevice
+    from vmmsim.actors.vm import VirtualMachine
+    from vmmsim.actors.vmm import Vmm
+
+
+class HostSwap:
+    """The swap space of the host."""
+
+    def __init__(self, vmm: Vmm, device: SwapDevice) -> None:
+        self.vmm = vmm
+        self.device = device
+        self._fault_ns = int(rates.number("swap.major_fault_ns"))
+
+    def swap_out(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> tuple[int, int]:
+        """Take the frames of resident ``gfns`` (int64[n]) and keep what they hold in swap space.
+
+        Not taken: what is merged, held by a change in progress, pinned by the VMM segment, or in a lease; and what
+        finds no slot. Return (pages that went, pages that must be written: the caller lets that time pass).
+        """
+        gfns = gfns[self.may_go(vm, gfns)]
+        assert vm.swapped is not None
+        frames = vm.nested.translate(gfns)
+        contents = self.vmm.contents
+        assert contents is not None
+        slots = vm.swapped[gfns] - 1
+        clean = (slots >= 0) & (self.device.content[slots] == contents.of_frame[frames])
+        new = self.device.take(int(np.count_nonzero(slots < 0)))
+        without = np.flatnonzero(slots < 0)
+        slots[without[: new.size]] = new
+        going = slots >= 0
+        gfns, frames, slots, clean = gfns[going], frames[going], slots[going], clean[going]
+        if not gfns.size:
+            return 0, 0
+        self.device.content[slots] = contents.of_frame[frames]
+        large = np.unique(gfns[vm.nested.mapped_sizes(gfns) == 1] & -PAGEBLOCK)
+        if large.size:
+            vm.nested.split_many(large)
+            vm.remapped_pages += int(large.size) * PAGEBLOCK
+        vm.swapped[gfns] = slots + 1
+        self.vmm.unmap_small(vm, gfns)
+        self._book(vm, gfns, 1)
+        vm.watch(gfns, WATCH_ACCESS)
+        vm.remembered_moves += int(gfns.size)
+        self.vmm.flush(vm)
+        vm.flushes += 1
+        return int(gfns.size), int(np.count_nonzero(~clean))
+
+    def may_go(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which of ``gfns`` may be swapped out now."""
+        frames = vm.nested.translate(gfns)
+        may = frames >= 0
+        may &= ~vm.under_vmm_segment(gfns)
+        if vm.merged is not None:
+            may &= ~vm.merged[gfns]
+        if vm.lease is not None:
+            may &= (gfns < vm.lease.base) | (gfns >= vm.lease.limit)
+        may[may] &= self.vmm.host.frames["mark"][frames[may]] & ISOLATED == 0
+        return np.asarray(may & (vm.guest.frames["kind"][gfns] != Kind.TABLE))  # walks keep those accessed
+
+    def bring_in(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Read swapped ``gfns`` in, each into a frame of its own, and charge it; the slots are kept."""
+        if not gfns.size:
+            return
+        assert vm.swapped is not None
+        assert self.vmm.contents is not None
+        self.vmm.back_pages(vm, gfns)
+        back = gfns[vm.nested.translate(gfns) >= 0]
+        self.vmm.contents.of_frame[vm.nested.translate(back)] = self.device.content[vm.swapped[back] - 1]
+        self._book(vm, back, -1)
+        vm.reads[self.device] += int(back.size)
+        vm.stall_ns["swap in"] += int(back.size) * self._fault_ns
+
+    def forget(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Free the slots of ``gfns``, whether the pages are out or not: nobody will read what they hold."""
+        if vm.swapped is None:
+            return
+        gfns = gfns[vm.swapped[gfns] > 0]
+        if not gfns.size:
+            return
+        self.device.give_back(vm.swapped[gfns] - 1)
+        self._book(vm, gfns[vm.nested.translate(gfns) < 0], -1)
+        vm.swapped[gfns] = 0
+
+    def _book(self, vm: VirtualMachine, gfns: NDArray[np.int64], change: int) -> None:
+        vm.swapped_pages += change * int(gfns.size)
+        np.add.at(vm.swapped_of_block, gfns >> PAGEBLOCK_ORDER, np.int16(change))
+
+    def check(self) -> None:
+        """Recount slots and pages: each slot is one page's, or free."""
+        used = 0
+        for vm in self.vmm.vms.values():
+            if vm.swapped is None:
+                continue
+            held = np.flatnonzero(vm.swapped)
+            used += held.size
+            out = held[vm.nested.translate(held) < 0]
+            assert out.size == vm.swapped_pages, f"{vm.name}: {vm.swapped_pages} booked as swapped, {out.size} are"
+            of_block = np.bincount(out >> PAGEBLOCK_ORDER, minlength=vm.swapped_of_block.size)
+            assert np.array_equal(of_block, vm.swapped_of_block), f"{vm.name}: the book of swapped blocks is wrong"
+            slots = vm.swapped[held]
+            assert np.unique(slots).size == slots.size, f"{vm.name}: a slot holds two pages"
+        assert used == self.device.used_pages, f"{self.device.used_pages} slots taken, {used} in use"
