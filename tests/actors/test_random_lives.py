@@ -33,7 +33,10 @@ def large(seed: int) -> Scenario:
 
 
 def scenario(vms: dict[str, VM], seed: int, *, host_bytes: int) -> Scenario:
-    host = {"compaction": Compaction(bandwidth_bytes_per_second=1 << 25 + seed % 6), "thp": ("always", "never")[seed % 4 == 3]}
+    host = {
+        "compaction": Compaction(bandwidth_bytes_per_second=1 << 25 + seed % 6),
+        "thp": ("always", "never")[seed % 4 == 3],
+    }
     return toy_scenario(vms, machine=MACHINE, host_bytes=host_bytes, until_ns=10**13, seed=seed, host=host)
 
 
