@@ -105,8 +105,7 @@ class Balloon:
 
         The VMM segment is none: the guest may give up what lies under it, the host only cannot use it.
         """
-        book = self.vm.guest.frames[gfns]
-        kind, mark = book["kind"], book["mark"]
+        kind, mark = self.vm.guest.kinds(gfns), self.vm.guest.frames["mark"][gfns]
         stays = np.isin(kind, (Kind.KERNEL, Kind.SLAB, Kind.TABLE, Kind.BAD))
         frames = self.vm.nested.translate(gfns)
         there = frames >= 0

@@ -91,7 +91,10 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back as it was."""
         for array, held in self._arrays:
-            np.copyto(array, held)
+            if array.flags.c_contiguous and array.ndim:  # records are copied field by field, bytes all at once
+                np.copyto(array.reshape(-1).view(np.uint8), held.reshape(-1).view(np.uint8))
+            else:
+                np.copyto(array, held)
         for table, entries in self._dicts:
             if not _same(table, entries):
                 table.clear()
