@@ -9,7 +9,20 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import bench, check, compare, demo, explain, machines, output, replay, scenario_files, validate, warm
+from vmmsim.cli import (
+    bench,
+    check,
+    compare,
+    demo,
+    explain,
+    machines,
+    output,
+    replay,
+    scenario_files,
+    tradeoffs,
+    validate,
+    warm,
+)
 from vmmsim.cli import run as run_command
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
@@ -33,6 +46,7 @@ app.add_typer(trace_app, name="trace")
 app.command("demo")(demo.demo)
 app.command("replay")(replay.replay)
 app.command("run")(run_command.run)
+app.command("tradeoffs")(tradeoffs.tradeoffs)
 app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("explain")(explain.explain)

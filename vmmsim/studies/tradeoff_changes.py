@@ -54,9 +54,7 @@ def changes(life: Life) -> dict[str, Changes]:
             used[side].append(words.format(got=_amount(row)))
     return {
         "guest": Changes(verdict=SOME if used["guest"] else NOTHING, used=tuple(used["guest"])),
-        "vmm": Changes(
-            verdict=SOME if used["vmm"] else MINIMAL if carried else NOTHING, used=(*used["vmm"], *carried)
-        ),
+        "vmm": Changes(verdict=SOME if used["vmm"] else MINIMAL if carried else NOTHING, used=(*used["vmm"], *carried)),
     }
 
 

@@ -90,9 +90,7 @@ def prepared(scenario: Scenario, name: str, mode: Any) -> Scenario:
         swap=host.swap or Swap(device="nvme", size_bytes=_SWAP_BYTES),
     )
     vms = {**scenario.vm, name: attrs.evolve(scenario.vm[name], mode=mode)}
-    events = tuple(
-        event for event in scenario.event if not (event.do == "mode" and getattr(event, "vm", "") == name)
-    )
+    events = tuple(event for event in scenario.event if not (event.do == "mode" and getattr(event, "vm", "") == name))
     return attrs.evolve(scenario, host=host, vm=vms, event=events)
 
 
@@ -141,12 +139,18 @@ def _has_settled(guest: Guest) -> bool:
     """Tell whether the VM has all that it can have of the mode it wants."""
     vm = guest.vm
     _, wanted_vmm = wants(vm.mode_wanted)
-    return guest.controller.guest_tried.triggered and vm.lease is None and (vm.vmm_segment is not None or not wanted_vmm)
+    return (
+        guest.controller.guest_tried.triggered and vm.lease is None and (vm.vmm_segment is not None or not wanted_vmm)
+    )
 
 
 def _why_not(sim: Simulation, name: str, mode: str) -> Refused:
     """Return the refusal that says why the VM does not have the mode."""
-    said = [row for row in sim.recorder.last(len(sim.recorder)) if row.vm == name and row.verb in ("gain", "boot") and row.why]
+    said = [
+        row
+        for row in sim.recorder.last(len(sim.recorder))
+        if row.vm == name and row.verb in ("gain", "boot") and row.why
+    ]
     guest = sim.guests.get(name)
     if sim.lost or guest is None:
         why = sim.lost or (said[-1].why if said else "it does not boot before the run ends")
@@ -197,5 +201,3 @@ def _read_files(guest: Guest) -> NDArray[np.int64]:
     if vm.contents is not None:
         vm.contents.kernel(gfns)
     return gfns
-
-

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from vmmsim.studies.tradeoff_pages import Page
 
 DONE: Final = "DONE"
-UNSOUND: Final = "UNSOUND"
-"""The service took the page, and a segment still leads to the frame that it had."""
 UNSEEN: Final = "UNSEEN"
 """A write that should have been noticed was not, and no segment is to blame."""
 REFUSED: Final = tuple(obstacle.name for obstacle in REFUSALS)
@@ -49,6 +47,9 @@ class Attempt:
     """The frame that the page had before; -1 if none."""
     reusable: bool
     """Whether the host can give that frame to others now."""
+
+    sound: bool = True
+    """Whether every segment that covers the page leads to a frame that is still the page's."""
 
     @property
     def done(self) -> bool:
@@ -77,10 +78,9 @@ def attempt(life: Life, service: str, page: Page, core: int) -> Attempt:
     gfn, gvpn = page.gfn(life), page.gvpn(life)
     hfn = int(vm.nested.translate(np.array([gfn]))[0])
     outcome = SERVICES[service](life, page, gfn, core)
-    if outcome == DONE and not _is_sound(life, page, gfn, gvpn):
-        outcome = UNSOUND
+    sound = outcome != DONE or _is_sound(life, page, gfn, gvpn)
     reusable = outcome == DONE and (hfn < 0 or life.sim.host.frames["kind"][hfn] == Kind.FREE)
-    return Attempt(page=page, outcome=outcome, gfn=gfn, gvpn=gvpn, hfn=hfn, reusable=bool(reusable))
+    return Attempt(page=page, outcome=outcome, gfn=gfn, gvpn=gvpn, hfn=hfn, reusable=bool(reusable), sound=sound)
 
 
 def _one(number: int) -> NDArray[np.int64]:

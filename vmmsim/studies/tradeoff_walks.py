@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import attrs
-import numpy as np
 
 from vmmsim.translation.chunk import pack
 from vmmsim.translation.state import Count, Exit

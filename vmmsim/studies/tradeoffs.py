@@ -10,163 +10,35 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from vmmsim.config import MODES
-from vmmsim.errors import BadInput, Refused
-from vmmsim.hints import unknown
+from vmmsim.errors import BadInput
 from vmmsim.randomness import stream
 from vmmsim.scenario import Scenario, Workload
 from vmmsim.studies import tradeoff_walks
 from vmmsim.studies.snapshot import Snapshot
-from vmmsim.studies.tradeoff_changes import Changes, changes
+from vmmsim.studies.tradeoff_changes import changes
 from vmmsim.studies.tradeoff_life import STUDIED, Life, live, studied_vm
-from vmmsim.studies.tradeoff_pages import Sample, Stratum, draw
+from vmmsim.studies.tradeoff_pages import Sample, draw
+from vmmsim.studies.tradeoff_result import Cell, Column, Tradeoffs
 from vmmsim.studies.tradeoff_services import DONE, SERVICES, Attempt, attempt, ready
-from vmmsim.studies.tradeoff_walks import Walks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from vmmsim.scenario.values import Thp
+    from vmmsim.studies.tradeoff_walks import Walks
 
 PAGES: Final = 64
 """Pages of the sample, about."""
 ACCESSES: Final = 2000
 """Accesses whose walks are looked at."""
-BIG_MEMORY: Final = "big-memory"
-ANY: Final = "any"
 _SMALL_BYTES: Final = 512 << 20
 _SMALL_HOST_BYTES: Final = 3 << 30
 _SMALL_PROGRAM_BYTES: Final = 64 << 20
-
-Verdict = Literal["unrestricted", "limited", "none"]
-
-
-@attrs.frozen(kw_only=True)
-class Cell:
-    """One service in one mode."""
-
-    mode: str
-    service: str
-    attempts: tuple[Attempt, ...]
-    """On the pages where it succeeds in Base."""
-    strata: tuple[Stratum, ...]
-    weights: tuple[float, ...]
-    """Share of E, the VM's memory that the service can have in Base, that each attempt stands for."""
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """What the mode lets it do; None if it can be done nowhere in Base."""
-        if not self.attempts:
-            return None
-        done = sum(one.done for one in self.attempts)
-        return "unrestricted" if done == len(self.attempts) else "limited" if done else "none"
-
-    @property
-    def share(self) -> float | None:
-        """Share of E that it can have in this mode."""
-        return self._share(lambda one: one.done)
-
-    @property
-    def reusable(self) -> float | None:
-        """Share of E whose frames the host can use for others afterwards."""
-        return self._share(lambda one: one.reusable)
-
-    def _share(self, counts: Callable[[Attempt], bool]) -> float | None:
-        if not self.attempts:
-            return None
-        return sum(weight for one, weight in zip(self.attempts, self.weights, strict=True) if counts(one))
-
-    @property
-    def refusals(self) -> dict[str, int]:
-        """Attempts that the mode refused, by reason."""
-        return dict(sorted(Counter(one.outcome for one in self.attempts if one.refused).items()))
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        """What contradicts the model, a line each: outcomes that are no refusals, and refusals out of place."""
-        wrong = [
-            f"{self.mode}.{self.service}: {one.outcome} on a page of {self.strata[one.page.stratum].name}"
-            for one in self.attempts
-            if not one.done and not one.refused
-        ]
-        return (*dict.fromkeys(wrong), *self._out_of_place())
-
-    def _out_of_place(self) -> list[str]:
-        """Inside a segment that refuses anything, nothing may be done; outside of it, nothing may be refused."""
-        found = []
-        for reason in self.refusals:
-            kind = {"PINNED_GUEST": "guest segment", "PINNED_VMM": "VMM segment"}[reason]
-            where = f"{self.mode}: {kind}"
-            for one in self.attempts:
-                stratum = self.strata[one.page.stratum]
-                if one.done and where in stratum.covered:
-                    found.append(f"{self.mode}.{self.service}: DONE under the {kind} that refuses others")
-                if one.outcome == reason and where not in stratum.covered:
-                    found.append(f"{self.mode}.{self.service}: {reason} outside the {kind}")
-        return list(dict.fromkeys(found))
-
-
-@attrs.frozen(kw_only=True)
-class Column:
-    """One mode."""
-
-    mode: str
-    walks: Walks
-    huge: Walks
-    """The same with pages of 2 MiB in guest and host, on a small VM."""
-    without: Walks
-    """The same with a program that has no primary region, on a small VM."""
-    guest: Changes
-    vmm: Changes
-    cells: dict[str, Cell]
-
-    @property
-    def category(self) -> str:
-        """Programs that the mode is for: any, if what it covers does not hang on a primary region."""
-        return ANY if self.without.share > self.walks.share / 2 else BIG_MEMORY
-
-
-@attrs.frozen(kw_only=True)
-class Tradeoffs:
-    """The table as measured."""
-
-    scenario: str
-    vm: str
-    seed: int
-    sample: Sample
-    columns: dict[str, Column]
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        """What contradicts the model, a line each; empty if all is well."""
-        return tuple(line for column in self.columns.values() for cell in column.cells.values() for line in cell.errors)
-
-    def cell(self, name: str) -> Cell:
-        """Return a cell by its name, e.g. "dual-direct.page_sharing"; ``BadInput`` if there is none."""
-        check_cell(name)
-        mode, _, service = name.partition(".")
-        return self.columns[mode].cells[service]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the JSON document's body."""
-        from vmmsim.report.tradeoffs_table import as_dict
-
-        return as_dict(self)
-
-    def __str__(self) -> str:
-        """Return the table as text."""
-        from vmmsim.report.tradeoffs_table import table
-
-        return table(self)
-
-
-def check_cell(name: str) -> None:
-    """Raise ``BadInput`` unless ``name`` is MODE.SERVICE."""
-    cells = [f"{mode}.{service}" for mode in STUDIED for service in SERVICES]
-    if name not in cells:
-        raise BadInput(unknown(name, cells) if "." in name else f'"{name}" is no cell; write e.g. "{cells[5]}"')
 
 
 def tradeoffs(
@@ -188,20 +60,16 @@ def tradeoffs(
     if pages < 1:
         raise BadInput(f"{pages} pages are too few; at least 1", path="pages")
     described = _described(scenario, seed)
-    name = studied_vm(described)
     say = progress or (lambda words: None)
-    lives: dict[str, Life] = {}
-    for mode in STUDIED:
-        say(f"living in {mode}")
-        lives[mode] = live(described, name, mode)
+    lives = live_all(described, say)
     walks = {mode: tradeoff_walks.measure(life, MODES[mode], ACCESSES) for mode, life in lives.items()}
     used = {mode: changes(life) for mode, life in lives.items()}
     sample = draw(lives, pages, stream(described.run.seed, "tradeoffs.sample"))
     tried: dict[str, dict[str, list[Attempt]]] = {}
     for mode in STUDIED:
         say(f"trying services in {mode}")
-        tried[mode] = _try_all(lives.pop(mode), sample)
-    cells = _cells(tried, sample)
+        tried[mode] = try_all(lives.pop(mode), sample)
+    cells = cells_of(tried, sample)
     columns = {}
     for mode in STUDIED:
         say(f"small VMs in {mode}")
@@ -215,8 +83,17 @@ def tradeoffs(
             cells=cells[mode],
         )
     return Tradeoffs(
-        scenario=described.name, vm=name, seed=described.run.seed, sample=sample, columns=columns
+        scenario=described.name, vm=studied_vm(described), seed=described.run.seed, sample=sample, columns=columns
     )
+
+
+def live_all(scenario: Scenario, say: Callable[[str], None]) -> dict[str, Life]:
+    """Live once in each mode; ``Refused`` if the VM cannot have one of them."""
+    name, lives = studied_vm(scenario), {}
+    for mode in STUDIED:
+        say(f"living in {mode}")
+        lives[mode] = live(scenario, name, mode)
+    return lives
 
 
 def _described(scenario: Scenario | str | Path | None, seed: int | None) -> Scenario:
@@ -236,7 +113,7 @@ def reference() -> Path:
     return Path(str(vmmsim.data.__file__)).parent / "tradeoffs.toml"
 
 
-def _try_all(life: Life, sample: Sample) -> dict[str, list[Attempt]]:
+def try_all(life: Life, sample: Sample) -> dict[str, list[Attempt]]:
     """Try every service on every page of the sample, each attempt from the same state."""
     core = ready(life, sample.pages)
     kept = Snapshot(life)
@@ -251,7 +128,7 @@ def _try_all(life: Life, sample: Sample) -> dict[str, list[Attempt]]:
     return found
 
 
-def _cells(tried: Mapping[str, Mapping[str, list[Attempt]]], sample: Sample) -> dict[str, dict[str, Cell]]:
+def cells_of(tried: Mapping[str, Mapping[str, list[Attempt]]], sample: Sample) -> dict[str, dict[str, Cell]]:
     """Return the cells: the attempts on those pages where each service succeeds in Base, weighted."""
     base = tried["base"]
     of_stratum = Counter(page.stratum for page in sample.pages)
@@ -275,10 +152,12 @@ def _cells(tried: Mapping[str, Mapping[str, list[Attempt]]], sample: Sample) -> 
 
 def _small(scenario: Scenario, mode: str, *, huge: bool) -> Walks:
     """Measure walks on a small VM of the same machine: with huge pages, or of a program without a primary region."""
-    thp = "always" if huge else "never"
+    thp: Thp = "always" if huge else "never"
     program = Workload(name="gups" if huge else "web", footprint_bytes=_SMALL_PROGRAM_BYTES)
     name, vm = next((name, vm) for name, vm in scenario.vm.items() if vm.workload is not None)
-    vm = attrs.evolve(vm, memory_bytes=_SMALL_BYTES, vcpus=1, boot_ns=0, age_ns=0, io_gap="keep", thp=thp, workload=program)
+    vm = attrs.evolve(
+        vm, memory_bytes=_SMALL_BYTES, vcpus=1, boot_ns=0, age_ns=0, io_gap="keep", thp=thp, workload=program
+    )
     host = attrs.evolve(
         scenario.host, memory_bytes=_SMALL_HOST_BYTES, kernelcore_bytes=1 << 30, age_ns=0, thp=thp, faults=None
     )
@@ -286,6 +165,3 @@ def _small(scenario: Scenario, mode: str, *, huge: bool) -> Walks:
     small = attrs.evolve(scenario, run=run, host=host, vm={name: vm}, event=(), actor=())
     life = live(small, name, mode, services=False, must=False)
     return tradeoff_walks.measure(life, MODES[mode], ACCESSES)
-
-
-__all__ = ["Refused", "Tradeoffs", "check_cell", "reference", "tradeoffs"]
