@@ -40,7 +40,7 @@ class Merging:
     # Who may
 
     def may_share(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return bool[n]: which of ``gfns`` may come to share a frame now: to be asked before ``share`` and ``merge``."""
+        """Return bool[n]: which of ``gfns`` may come to share a frame now: ask before ``share`` and ``merge``."""
         return np.asarray(self.obstacles(vm, gfns) == Obstacle.NONE)
 
     def obstacles(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import attrs
+import numpy as np
 
 from vmmsim.addresses import write_bytes
+from vmmsim.memory.frames import PINNED
 
 if TYPE_CHECKING:
     from vmmsim.decisions import Decision
@@ -42,7 +44,8 @@ def changes(life: Life) -> dict[str, Changes]:
     registers = vm.registers()
     if (guest := registers.guest_segment) is not None:
         used["guest"].append(f"writes BASE_G, LIMIT_G, OFFSET_G over {write_bytes((guest.limit - guest.base) << 12)}")
-        used["guest"].append("keeps what they cover in one contiguous range, pinned")
+        pinned = int(np.count_nonzero(vm.guest.frames["mark"] & PINNED))
+        used["guest"].append(f"keeps {write_bytes(pinned << 12)} in one contiguous range, pinned")
         carried.append("loads and saves the guest's BASE_G, LIMIT_G, OFFSET_G at entry and exit")
     if (vmm := registers.vmm_segment) is not None:
         used["vmm"].append(f"writes BASE_V, LIMIT_V, OFFSET_V over {write_bytes((vmm.limit - vmm.base) << 12)}")
