@@ -19,8 +19,8 @@ from vmmsim.actors.merging import Merging
 from vmmsim.actors.obstacles import Obstacle
 from vmmsim.randomness import stream
 from vmmsim.studies.snapshot import Snapshot
-from vmmsim.studies.tradeoff_life import STUDIED, Life
-from vmmsim.studies.tradeoff_pages import Sample, draw
+from vmmsim.studies.tradeoff_life import STUDIED, Life, live
+from vmmsim.studies.tradeoff_pages import Page, Sample, draw
 from vmmsim.studies.tradeoff_result import Cell, Tradeoffs
 from vmmsim.studies.tradeoff_services import SERVICES, attempt, ready
 from vmmsim.studies.tradeoffs import cells_of, live_all, try_all
@@ -133,6 +133,24 @@ def test_writes_under_a_vmm_segment_cannot_be_logged(small: Tradeoffs) -> None:
 
 def test_equal_seeds_give_equal_attempts(small: Tradeoffs, right: dict[str, dict[str, Cell]]) -> None:
     assert right == {mode: column.cells for mode, column in small.columns.items()}
+
+
+def test_a_page_that_escapes_the_segment_can_be_shared_and_swapped_out() -> None:
+    life = live(small_scenario(), "db", "vmm-direct")
+    vm, process = life.vm, life.guest.os.process
+    numbers = np.flatnonzero(vm.under_vmm_segment(process.table.translate(process.gvpns(np.arange(process.pages)))))
+    escaped, beside = (Page(role="program", key=key, stratum=0) for key in numbers[[100, 101]].tolist())
+    life.sim.faults.strike(vm.nested.translate([escaped.gfn(life)]), what="bit", correctable=True)
+    assert vm.escapes is not None
+    assert vm.escapes.members == (escaped.gfn(life),)
+    core = ready(life, [escaped, beside])
+    kept = Snapshot(life)
+    for service in ("page_sharing", "vmm_swapping", "dirty_logging"):
+        outcomes = []
+        for page in (escaped, beside):
+            outcomes.append(attempt(life, service, page, core).outcome)
+            kept.restore()
+        assert outcomes == ["DONE", "PINNED_VMM"], service
 
 
 # Planted bugs: the rule is taken out of the mechanism, and the table says something else
