@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vmmsim.scenario import VM, Event, Host, Scenario, Workload
     from vmmsim.studies.explain import explain
     from vmmsim.studies.replay import replay
+    from vmmsim.studies.tradeoffs import tradeoffs
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "replay",
     "simulate",
+    "tradeoffs",
 ]
 
 _LATER = {
@@ -43,6 +45,7 @@ _LATER = {
     "Workload": "vmmsim.scenario",
     "explain": "vmmsim.studies.explain",
     "replay": "vmmsim.studies.replay",
+    "tradeoffs": "vmmsim.studies.tradeoffs",
 }
 
 

@@ -273,6 +273,19 @@ def test_gups_writes_all_of_its_table_uniformly():
     assert abs(((counts - N / 100) ** 2 / (N / 100)).sum() - 99) < SIGMAS * np.sqrt(2 * 99)
 
 
+def test_gups_uses_its_scratch_memory_as_it_uses_its_table():
+    workload = built(name="gups", footprint_bytes=100 << 12, parameters={"scratch_share": 0.25})
+    table, scratch = workload.regions
+    assert (table.pages, table.primary, scratch.pages, scratch.primary) == (75, True, 25, False)
+    pages, _ = workload.stream(workload.begins, N)
+    beside = (pages >= scratch.start) & (pages < scratch.end)
+    assert np.all(beside | ((pages >= table.start) & (pages < table.end)))
+    assert abs(beside.sum() - N / 4) < SIGMAS * np.sqrt(N * 3 / 16)
+    every = np.concatenate([np.arange(region.start, region.end) for region in workload.regions])
+    for x0 in (0, workload.begins):
+        assert np.array_equal(np.sort(workload.touched(x0, x0 + 10**9)[1]), every)
+
+
 def test_memcached_looks_in_the_table_and_then_at_the_item():
     workload = small("memcached")
     assert isinstance(workload, Memcached)

@@ -12,7 +12,9 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.clock import Pause, Turn
-from vmmsim.memory.frames import Kind
+from vmmsim.actors.obstacles import Obstacle, first_of
+from vmmsim.actors.vmm import runs_of
+from vmmsim.memory.frames import ISOLATED, PINNED, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -98,6 +100,79 @@ class Balloon:
         self.guest_os.vmm.release(self.vm, gfns)
         yield Pause(self.env, round(count * self._page_ns + resident * self._resident_ns), Turn.BALLOON)
         return count
+
+    # Pages by name
+
+    def obstacles(self, gfns: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return uint8[n]: what keeps the guest from giving up each of ``gfns`` (``Obstacle``).
+
+        The VMM segment is none: the guest may give up what lies under it, the host only cannot use it.
+        """
+        kind, mark = self.vm.guest.kinds(gfns), self.vm.guest.frames["mark"][gfns]
+        stays = np.isin(kind, (Kind.KERNEL, Kind.SLAB, Kind.TABLE, Kind.BAD))
+        frames = self.vm.nested.translate(gfns)
+        there = frames >= 0
+        busy = mark & ISOLATED != 0
+        busy[there] |= self.guest_os.vmm.host.frames["mark"][frames[there]] & ISOLATED != 0
+        return first_of(
+            (Obstacle.PINNED_GUEST, (mark & PINNED != 0) & self.vm.under_guest_segment(gfns)),
+            (Obstacle.ABSENT, kind == Kind.HOLE),
+            (Obstacle.GIVEN_UP, kind == Kind.BALLOON),
+            (Obstacle.IMMOVABLE, stays | (mark & PINNED != 0)),
+            (Obstacle.BUSY, busy),
+        )
+
+    def give_up(self, gfns: NDArray[np.int64]) -> tuple[NDArray[np.uint8], int]:
+        """Give up just these pages (int64[n], distinct), the balloon's target with them.
+
+        Page cache is dropped; what programs use is migrated, or swapped out where no frame is free. Return uint8[n],
+        why each page stayed (``Obstacle``; ``NONE``: it was given up), and how long it takes: the caller lets that
+        time pass.
+        """
+        vm, guest = self.vm, self.vm.guest
+        why = self.obstacles(gfns)
+        going = np.flatnonzero(why == Obstacle.NONE)
+        kinds = guest.frames["kind"][gfns[going]]
+        guest.give_back(gfns[going[kinds == Kind.CACHE]])
+        used = gfns[going[kinds == Kind.USER]]
+        self._hold(gfns[going[kinds != Kind.USER]])  # first: what is migrated could land there
+        vacated = self._vacate(used)
+        self._hold(used[vacated])
+        why[np.isin(gfns, used[~vacated])] = Obstacle.NO_ROOM
+        taken = gfns[why == Obstacle.NONE]
+        if not taken.size:
+            return why, 0
+        count = int(taken.size)
+        self.requests += -(-count // self._per_request)
+        self._held.append(taken)
+        vm.ballooned_pages += count
+        vm.balloon_target_pages = max(vm.balloon_target_pages, vm.ballooned_pages)
+        resident = int(np.count_nonzero(vm.nested.translate(taken) >= 0))
+        self.guest_os.vmm.release(vm, taken)
+        return why, round(count * self._page_ns + resident * self._resident_ns)
+
+    def _hold(self, gfns: NDArray[np.int64]) -> None:
+        """Let free ``gfns`` be the balloon's."""
+        for start, end in runs_of(np.sort(gfns)):
+            self.vm.guest.take_range(start, end, kind=Kind.BALLOON)
+
+    def _vacate(self, old: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Have what programs hold in ``old`` moved to other frames, or swapped out; return bool[n]: which are free."""
+        guest, guest_os = self.vm.guest, self.guest_os
+        new = guest.take(int(old.size), kind=Kind.USER)
+        book = guest.frames
+        moved = old[: new.size]
+        if moved.size:
+            guest_os.move(moved, new)
+            for owner in np.unique(book["owner"][moved]).tolist():
+                mine = book["owner"][moved] == owner
+                guest.assign(new[mine], owner=owner, pages=book["page"][moved[mine]])
+            guest.give_back(moved)
+        rest = old[new.size :]
+        if rest.size and guest_os.swap is not None:
+            mine = book["owner"][rest] == guest_os.process.number
+            guest_os.swap.swap_out(book["page"][rest[mine]].astype(np.int64))
+        return np.asarray(book["kind"][old] == Kind.FREE)
 
     def _take(self, pages: int) -> NDArray[np.int64]:
         """Take free pages of the guest, some requests' worth; none once the VM is gone."""

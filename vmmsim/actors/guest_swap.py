@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.obstacles import Obstacle, first_of
 from vmmsim.memory.frames import PAGEBLOCK
 
 if TYPE_CHECKING:
@@ -32,12 +33,15 @@ class GuestSwap:
 
     def may_go(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return bool[n]: which of the program's pages may be swapped out now: mapped, outside the guest segment."""
-        process, segment = self.guest_os.process, self.vm.guest_segment
-        gvpns = process.gvpns(numbers)
-        may = process.mapped[numbers].copy()
-        if segment is not None:
-            may &= (gvpns < segment.base) | (gvpns >= segment.limit)
-        return np.asarray(may)
+        return np.asarray(self.obstacles(numbers) == Obstacle.NONE)
+
+    def obstacles(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return uint8[n]: what keeps each of the program's pages from being swapped out now (``Obstacle``)."""
+        process = self.guest_os.process
+        return first_of(
+            (Obstacle.PINNED_GUEST, self.vm.in_guest_segment(process.gvpns(numbers))),
+            (Obstacle.ABSENT, ~process.mapped[numbers]),
+        )
 
     def swap_out(self, numbers: NDArray[np.int64]) -> tuple[int, int]:
         """Take the frames of mapped pages (by number, int64[n]) and keep what they hold in the guest's swap space.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.obstacles import Obstacle, first_of
 from vmmsim.actors.process import WATCH_ACCESS
 from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 
@@ -66,15 +67,22 @@ class HostSwap:
 
     def may_go(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return bool[n]: which of ``gfns`` may be swapped out now."""
+        return np.asarray(self.obstacles(vm, gfns) == Obstacle.NONE)
+
+    def obstacles(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return uint8[n]: what keeps each of ``gfns`` from being swapped out now (``Obstacle``)."""
         frames = vm.nested.translate(gfns)
-        may = frames >= 0
-        may &= ~vm.under_vmm_segment(gfns)
-        if vm.merged is not None:
-            may &= ~vm.merged[gfns]
-        if vm.lease is not None:
-            may &= (gfns < vm.lease.base) | (gfns >= vm.lease.limit)
-        may[may] &= self.vmm.host.frames["mark"][frames[may]] & ISOLATED == 0
-        return np.asarray(may & (vm.guest.frames["kind"][gfns] != Kind.TABLE))  # walks keep those accessed
+        there = frames >= 0
+        held = np.zeros(gfns.size, np.bool_)
+        held[there] = self.vmm.host.frames["mark"][frames[there]] & ISOLATED != 0
+        return first_of(
+            (Obstacle.PINNED_VMM, vm.under_vmm_segment(gfns)),
+            (Obstacle.ABSENT, ~there),
+            (Obstacle.MERGED, vm.merged[gfns] if vm.merged is not None else np.zeros(gfns.size, np.bool_)),
+            (Obstacle.LEASED, vm.under_lease(gfns)),
+            (Obstacle.BUSY, held),
+            (Obstacle.IMMOVABLE, vm.guest.frames["kind"][gfns] == Kind.TABLE),  # walks keep those accessed
+        )
 
     def bring_in(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
         """Read swapped ``gfns`` in, each into a frame of its own, and charge it; the slots are kept."""

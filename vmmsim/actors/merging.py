@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.obstacles import Obstacle, first_of
 from vmmsim.actors.process import WATCH_WRITE
 from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, SHARED, Kind
 from vmmsim.translation.page_table import WRITABLE
@@ -36,10 +37,31 @@ class Merging:
         """Told that shared frames lie elsewhere now."""
         self._break_ns = int(rates.number("sharing.break_ns"))
 
+    # Who may
+
+    def may_share(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which of ``gfns`` may come to share a frame now: ask before ``share`` and ``merge``."""
+        return np.asarray(self.obstacles(vm, gfns) == Obstacle.NONE)
+
+    def obstacles(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return uint8[n]: what keeps each of ``gfns`` from coming to share a frame now (``Obstacle``).
+
+        Frames that a change in progress holds are no obstacle: it lets go of them.
+        """
+        assert vm.merged is not None
+        return first_of(
+            (Obstacle.PINNED_VMM, vm.under_vmm_segment(gfns)),
+            (Obstacle.ABSENT, vm.nested.translate(gfns) < 0),
+            (Obstacle.MERGED, vm.merged[gfns]),
+            (Obstacle.LEASED, vm.under_lease(gfns)),
+            (Obstacle.IMMOVABLE, vm.guest.frames["kind"][gfns] == Kind.TABLE),  # walks write to those
+        )
+
     # Coming together
 
     def share(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Make the frames of resident, private ``gfns`` shared ones, each mapped once; return them, int64[n]."""
+        assert np.all(self.may_share(vm, gfns)), "a page that may not be shared"
         self._make_small(vm, gfns)
         frames = vm.nested.translate(gfns)
         self._let_go(frames)
@@ -49,6 +71,7 @@ class Merging:
 
     def merge(self, vm: VirtualMachine, gfns: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Map resident, private ``gfns`` to shared ``frames`` that hold the same (int64[n] each); free their own."""
+        assert np.all(self.may_share(vm, gfns)), "a page that may not be shared"
         self._make_small(vm, gfns)
         old = vm.nested.translate(gfns)
         self._let_go(np.append(old, frames))

@@ -207,6 +207,24 @@ class VirtualMachine:
             inside &= ~np.isin(gfns, np.array(self.escapes.members, np.int64))
         return inside
 
+    def under_lease(self, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: over which gfns a VMM segment is being built."""
+        if self.lease is None:
+            return np.zeros(gfns.shape, np.bool_)
+        return np.asarray((gfns >= self.lease.base) & (gfns < self.lease.limit))
+
+    def in_guest_segment(self, gvpns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which gvpns the live guest segment translates."""
+        segment = self.guest_segment
+        if segment is None:
+            return np.zeros(gvpns.shape, np.bool_)
+        return np.asarray((gvpns >= segment.base) & (gvpns < segment.limit))
+
+    def under_guest_segment(self, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return bool[n]: which gfns the live guest segment leads to, and so pins."""
+        segment = self.guest_segment
+        return self.in_guest_segment(gfns - segment.offset) if segment is not None else np.zeros(gfns.shape, np.bool_)
+
     def note_memory(self, start: int, end: int, present: bool) -> None:
         """Book that gfns [start, end) became memory, or ceased to be."""
         first, last = -(-start // PAGEBLOCK), end // PAGEBLOCK

@@ -9,7 +9,20 @@ from typing import Final, cast
 
 import typer
 
-from vmmsim.cli import bench, check, compare, demo, explain, machines, output, replay, scenario_files, validate, warm
+from vmmsim.cli import (
+    bench,
+    check,
+    compare,
+    demo,
+    explain,
+    machines,
+    output,
+    replay,
+    scenario_files,
+    tradeoffs,
+    validate,
+    warm,
+)
 from vmmsim.cli import run as run_command
 from vmmsim.cli.trace import trace_app
 from vmmsim.errors import BadInput
@@ -33,6 +46,7 @@ app.add_typer(trace_app, name="trace")
 app.command("demo", short_help="Live a scenario for a while and tell its story.")(demo.demo)
 app.command("replay", short_help="Translate a recorded program's accesses in every mode.")(replay.replay)
 app.command("run", short_help="Run a scenario, tell its story, save the result.")(run_command.run)
+app.command("tradeoffs", short_help="Measure what each mode permits: the trade-off table.")(tradeoffs.tradeoffs)
 app.command("compare", short_help="Show how saved runs differ.")(compare.compare)
 app.command("check", short_help="Verify a saved result.")(check.check)
 app.command("explain", short_help="Show one page walk, reference by reference.")(explain.explain)
