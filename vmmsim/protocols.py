@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import attrs
 
@@ -103,6 +103,26 @@ class UserWorkload(Protocol):
 
         A first touch happens once, and must not be missed: pages that a workload has at all should be touched for
         the first time by the exact kind.
+        """
+        ...
+
+
+@runtime_checkable
+class BalloonPolicy(Protocol):
+    """Who says how much memory each guest is to keep: the least that a balloon policy of one's own has.
+
+    It is asked about every VM at each look of the host's memory manager, and must be a pure function of what it is
+    shown: no clock, no memory of its own, nothing random, and the views stay as they are. Views are
+    ``actors.views.VmView`` and ``HostView``; ``host.guests`` holds those of all VMs that run.
+
+    ``vmmsim.testing.check_balloon_policy`` tests all of it.
+    """
+
+    def target_bytes(self, vm: Any, host: Any) -> int:
+        """Return how many bytes ``vm`` is to keep: its memory, less what it is to give up.
+
+        From 0 to its memory less what it exchanged. What it cannot give up it keeps, whatever is said; it is never
+        asked for more than ESXi's balloon takes, 65 % of its memory.
         """
         ...
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from vmmsim.memory.frames import Kind
+
 if TYPE_CHECKING:
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
@@ -30,6 +32,16 @@ class VmView:
     """The mode it wants."""
     overhead: float | None
     """Walk cycles over ideal cycles by the last sample; None before the first."""
+    cache_bytes: int = 0
+    """Of what is in use: page cache, which the guest drops when memory is short."""
+    exchanged_bytes: int = 0
+    """Given up for good, in exchange for memory that was added elsewhere; part of ``memory_bytes``."""
+    reusable_bytes: int = 0
+    """Of ``balloon_bytes``: what the host can use. The rest is held under the VMM segment."""
+    active_bytes: int | None = None
+    """Memory that it touches within a minute, as estimated by sampling; None: not known."""
+    managed: bool = True
+    """Whether the balloon policy sets its balloon: no event or script does."""
 
 
 @attrs.frozen(kw_only=True)
@@ -42,6 +54,12 @@ class HostView:
     """Longest run of free memory."""
     vms: tuple[str, ...]
     """Names of the VMs that run."""
+    reserve_bytes: int = 0
+    """Memory that the host is to have free, for a balloon policy; 0: there is none."""
+    state: str = "high"
+    """How much of the reserve is free: high, clear, soft, hard or low."""
+    guests: tuple[VmView, ...] = ()
+    """Views of the VMs that run, for a balloon policy; empty: there is none."""
 
 
 def vm_view(vm: VirtualMachine) -> VmView:
@@ -55,6 +73,9 @@ def vm_view(vm: VirtualMachine) -> VmView:
         mode=vm.mode,
         mode_wanted=vm.mode_wanted,
         overhead=vm.overhead,
+        cache_bytes=vm.guest.count(kind=Kind.CACHE) << 12,
+        exchanged_bytes=vm.exchanged_pages << 12,
+        reusable_bytes=(vm.ballooned_pages - min(vm.held_pages, vm.ballooned_pages)) << 12,
     )
 
 
