@@ -67,6 +67,12 @@ def _host(draft: Draft) -> Iterator[tuple[str, str]]:
             "needs host.dimms, to know how many devices can fail; "
             'write e.g. dimms = { count = 16, ranks = 2, width = "x4" }',
         )
+    if draft.host and draft.host.balloon and draft.host.balloon.reserve_bytes >= draft.host.memory_bytes:
+        yield (
+            "host.balloon.reserve",
+            f"{write_bytes(draft.host.balloon.reserve_bytes)} is not less than the host has, "
+            f"{write_bytes(draft.host.memory_bytes)} (host.memory)",
+        )
 
 
 def _names(draft: Draft) -> Iterator[tuple[str, str]]:

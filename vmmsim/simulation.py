@@ -102,6 +102,7 @@ class Simulation:
         self.verbs = Verbs(self)
         if self.manager is not None:
             self.manager.resize = self.verbs.resizing
+            self.survival.swap_out = self.manager.swap_in_need
         self.boots = Boot(self)
         self.scripts: list[Generator[simpy.Event, object, object]] = []
         """Generators of users: a script's, and those of their actors."""

@@ -1,7 +1,8 @@
 """What users test their own code with: a check for each contract of ``vmmsim.protocols``, and of a whole host.
 
-``check_workload`` is for a workload; ``toy_scenario`` describes a host small enough to recount after every event, and
-``check`` recounts it; ``SystemMachine`` lives a random life on one, of the verbs it is given.
+``check_workload`` is for a workload, ``check_balloon_policy`` for a balloon policy; ``toy_scenario`` describes a host
+small enough to recount after every event, and ``check`` recounts it; ``SystemMachine`` lives a random life on one, of
+the verbs it is given.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import numpy as np
 
 from vmmsim.actors.invariants import check_all
+from vmmsim.actors.views import HostView, VmView
 from vmmsim.errors import Refused
 from vmmsim.memory.frames import Kind
 from vmmsim.protocols import Region
@@ -24,12 +27,12 @@ from vmmsim.workloads.adapted import Adapted
 from vmmsim.workloads.touching import first_of_each
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     import simpy
     from numpy.typing import NDArray
 
-    from vmmsim.protocols import UserWorkload, Workload
+    from vmmsim.protocols import BalloonPolicy, UserWorkload, Workload
     from vmmsim.scenario import VmMode
 
 _FAR: Final = 10**12
@@ -165,6 +168,76 @@ def _inside(regions: tuple[Region, ...], pages: NDArray[np.int64]) -> NDArray[np
     which = np.searchsorted(starts, pages, side="right") - 1
     inside: Any = (which >= 0) & (pages < ends[np.maximum(which, 0)])
     return np.asarray(inside, np.bool_)
+
+
+# Balloon policies
+
+_GIB: Final = 1 << 30
+
+
+def check_balloon_policy(policy: BalloonPolicy) -> None:
+    """Check that ``policy`` keeps to its contract, ``protocols.BalloonPolicy``; AssertionError says where it does not.
+
+    It is asked about VMs of all kinds on hosts in every state: idle and full ones, ones that are just booting, under a
+    VMM segment, with nothing known of their activity; each question more than once, and in more than one order.
+    """
+    hosts = list(odd_hosts())
+    first = [[_asked(policy, vm, host) for vm in host.guests] for host in hosts]
+    for host, said in reversed(list(zip(hosts, first, strict=True))):
+        for vm, target in reversed(list(zip(host.guests, said, strict=True))):
+            again = _asked(policy, vm, host)
+            assert again == target, f"target_bytes of {vm.name} is {again} when asked again, and was {target}"
+
+
+def _asked(policy: BalloonPolicy, vm: VmView, host: HostView) -> int:
+    before = repr(vm), repr(host)
+    of = f"target_bytes of {vm.name} ({vm.used_bytes >> 20} MiB used of {vm.memory_bytes >> 20}, host {host.state})"
+    try:
+        target = policy.target_bytes(vm, host)
+    except Exception as error:
+        raise AssertionError(f"{of} raises {type(error).__name__}: {error}") from error
+    assert type(target) is int, f"{of} is {target!r}, which is no int"
+    assert (repr(vm), repr(host)) == before, f"{of} changes what it is shown"
+    assert target >= 0, f"{of} is {target}, less than nothing"
+    return target
+
+
+def odd_hosts() -> Iterator[HostView]:
+    """Yield views of hosts in every state, each with VMs that a policy may stumble over."""
+    guests = tuple(_odd_vms())
+    shares = {"high": 1.5, "clear": 0.8, "soft": 0.5, "hard": 0.2, "low": 0.0}
+    for state, share in shares.items():
+        free = int(4 * _GIB * share)
+        for chosen in (guests, guests[:1], tuple(attrs.evolve(vm, managed=False) for vm in guests)):
+            yield HostView(
+                memory_bytes=96 * _GIB,
+                free_bytes=free + _GIB,
+                largest_free_bytes=free // 2,
+                vms=tuple(vm.name for vm in chosen),
+                available_bytes=free,
+                reserve_bytes=4 * _GIB,
+                state=state,
+                guests=chosen,
+            )
+
+
+def _odd_vms() -> Iterator[VmView]:
+    whole = VmView(
+        name="idle", memory_bytes=16 * _GIB, used_bytes=_GIB, resident_bytes=2 * _GIB, balloon_bytes=0, mode="base",
+        mode_wanted="base", overhead=None, active_bytes=0,
+    )  # fmt: skip
+    yield whole
+    yield attrs.evolve(whole, name="booting", used_bytes=0, resident_bytes=0, active_bytes=None)
+    yield attrs.evolve(whole, name="full", used_bytes=16 * _GIB, resident_bytes=16 * _GIB, active_bytes=16 * _GIB)
+    yield attrs.evolve(whole, name="cached", used_bytes=16 * _GIB, cache_bytes=12 * _GIB, overhead=0.2)
+    yield attrs.evolve(whole, name="given", used_bytes=6 * _GIB, balloon_bytes=10 * _GIB, reusable_bytes=10 * _GIB)
+    yield attrs.evolve(
+        whole, name="held", mode="vmm-direct", mode_wanted="vmm-direct", balloon_bytes=8 * _GIB, reusable_bytes=0,
+        resident_bytes=16 * _GIB, overhead=0.0,
+    )  # fmt: skip
+    yield attrs.evolve(whole, name="exchanged", memory_bytes=24 * _GIB, exchanged_bytes=8 * _GIB, mode="dual-direct")
+    yield attrs.evolve(whole, name="small", memory_bytes=2 << 20, used_bytes=1 << 20, active_bytes=4096)
+    yield attrs.evolve(whole, name="told", managed=False, balloon_bytes=2 * _GIB, used_bytes=8 * _GIB)
 
 
 # A whole host

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.views import HostView, VmView
 
 STATES: Final = ("high", "clear", "soft", "hard", "low")
-"""How much of its reserve a host has free, best first, as VMware's ESXi names it."""
+"""How much of its reserve a host has available, best first, as VMware's ESXi names it."""
 _HALVINGS: Final = 64
 """Steps of a bisection: enough for every byte of 8 TiB."""
 
@@ -35,14 +35,14 @@ def min_free_bytes(host_bytes: int) -> int:
     return first + (host_bytes - first_of) // int(rates.number("manager.min_free_rest_divisor"))
 
 
-def next_state(state: str, free_bytes: int, reserve_bytes: int) -> str:
+def next_state(state: str, available_bytes: int, reserve_bytes: int) -> str:
     """Return the state that follows on ``state``: worse at once, better only by a margin above the threshold.
 
     Without the margin, memory that a balloon has just freed and guests touch again would change the state every time.
     """
     if not reserve_bytes:
         return STATES[0]
-    share = free_bytes / reserve_bytes
+    share = available_bytes / reserve_bytes
     bounds = [rates.number(f"manager.{name}_below") for name in STATES[1:]]
     margin = rates.number("manager.margin")
     worst = sum(share < bound for bound in bounds)
@@ -82,7 +82,7 @@ class Proportional:
 
     def target_bytes(self, vm: VmView, host: HostView) -> int:
         """Return what ``vm`` is to keep."""
-        return most(vm) - in_proportion(vm, host, given_up(host) + host.reserve_bytes - host.free_bytes)
+        return most(vm) - in_proportion(vm, host, given_up(host) + host.reserve_bytes - host.available_bytes)
 
 
 @attrs.frozen
@@ -91,7 +91,7 @@ class Thresholds:
 
     def target_bytes(self, vm: VmView, host: HostView) -> int:
         """Return what ``vm`` is to keep."""
-        short, held = host.reserve_bytes - host.free_bytes, given_up(host)
+        short, held = host.reserve_bytes - host.available_bytes, given_up(host)
         if host.state == "clear":
             return most(vm) - vm.balloon_bytes
         if host.state == "high":
@@ -118,7 +118,7 @@ class IdleTax:
     def target_bytes(self, vm: VmView, host: HostView) -> int:
         """Return what ``vm`` is to keep."""
         others = managed(host)
-        room = sum(most(one) - one.balloon_bytes for one in others) - (host.reserve_bytes - host.free_bytes)
+        room = sum(most(one) - one.balloon_bytes for one in others) - (host.reserve_bytes - host.available_bytes)
         if room >= sum(most(one) for one in others):
             return most(vm)
         return self._keeps(vm, self._worth(others, max(room, 0)))

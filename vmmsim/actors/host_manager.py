@@ -85,6 +85,8 @@ class HostManager:
         what is idle puts itself here."""
         self.told: list[Callable[[str], None]] = []
         """Called with each new state: page sharing may hurry."""
+        self._watch_ns = int(rates.number("manager.watch_ns"))
+        self._blocked_until = 0
         self._least = rates.number("manager.least_change")
         self._most = rates.number("manager.most_share")
         self._soft = rates.number("manager.soft_below")
@@ -94,10 +96,14 @@ class HostManager:
         self._moving: dict[str, Process] = {}
 
     def managing(self) -> Generator[Event, object, None]:
-        """Look every now and then, for ever."""
+        """Look every now and then, and at once when the state gets worse, for ever."""
+        looked = -self.every_ns
         while True:
-            self.look()
-            yield Pause(self.env, self.every_ns, Turn.BALLOON)
+            pressing = self._note_state() or STATES.index(self.state) >= STATES.index("hard")
+            if pressing or self.env.now - looked >= self.every_ns:
+                looked = int(self.env.now)
+                self.look()
+            yield Pause(self.env, min(self.every_ns, self._watch_ns), Turn.BALLOON)
 
     def look(self) -> None:
         """Decide by what is so now: state, targets, and what is done beside the balloons."""
@@ -109,7 +115,7 @@ class HostManager:
             view = views.get(guest.vm.name)
             if view is not None and view.managed and guest.vm.running:
                 self._set_target(guest, self._wanted(view, host))
-        short = self.reserve_bytes - (self.vmm.host.free_pages << 12)
+        short = self.reserve_bytes - (self.vmm.host.spare_pages << 12)
         if short > 0:
             self._free_held(guests, short >> 12)
         self._press(guests)
@@ -123,15 +129,17 @@ class HostManager:
         host = host_view(self.vmm)
         return attrs.evolve(host, reserve_bytes=self.reserve_bytes, state=self.state, guests=tuple(views))
 
-    def _note_state(self) -> None:
-        free = self.vmm.host.free_pages << 12
+    def _note_state(self) -> bool:
+        """Find the state that follows; return whether it is worse."""
+        free = self.vmm.host.spare_pages << 12
         before, self.state = self.state, next_state(self.state, free, self.reserve_bytes)
         if self.state == before:
-            return
-        why = f"{format_bytes(free)} free of {format_bytes(self.reserve_bytes)} in reserve: {MEANS[self.state]}"
+            return False
+        why = f"{format_bytes(free)} available of {format_bytes(self.reserve_bytes)} in reserve: {MEANS[self.state]}"
         self._row = self.recorder.decide("host_manager", "state", asked=before, got=self.state, outcome="done", why=why)
         for tell in self.told:
             tell(self.state)
+        return STATES.index(self.state) > STATES.index(before)
 
     # Targets
 
@@ -167,7 +175,7 @@ class HostManager:
         whole = vm.memory_pages - vm.exchanged_pages
         outcome: Outcome = "partial" if why else "done"
         row = self.recorder.decide(
-            "host_manager", "balloon", vm=vm.name, asked=write_bytes(max(wanted_bytes, 0) >> 12 << 12),
+            "host_manager", "balloon", vm=vm.name, asked=write_bytes(-(-max(wanted_bytes, 0) >> 12) << 12),
             got=write_bytes((whole - pages) << 12), outcome=outcome, why=why or f"{self.named}: what it is to keep",
             cause=self._row,
         )  # fmt: skip
@@ -220,10 +228,11 @@ class HostManager:
         """Swap when the state is hard or worse, and let VMs wait when it is low."""
         at = STATES.index(self.state)
         if at >= STATES.index("hard") and self.swap_out is not None:
-            short = (int(self._soft * self.reserve_bytes) >> 12) - self.vmm.host.free_pages
+            short = (int(self._soft * self.reserve_bytes) >> 12) - self.vmm.host.spare_pages
             if short > 0:
                 self._swap(short)
-        if self.state == "low":
+        if self.state == "low" and self.env.now >= self._blocked_until:
+            self._blocked_until = int(self.env.now) + self.every_ns
             for guest in guests:
                 self._block(guest)
 
@@ -245,16 +254,35 @@ class HostManager:
         if guest.vcpus is not None and vm.resident_pages > kept:
             vm.stall_ns["blocked"] += vm.description.vcpus * self.every_ns
 
+    def swap_in_need(self, pages: int) -> int:
+        """Swap out of others, at once, because the VM that is being served finds no frame; it waits for the device.
+
+        At least as much as makes it worth while, so that the next page finds room. Return how many pages went.
+        """
+        swap, vm = self.vmm.swap, self.vmm.vms.get(self.vmm.serving)
+        if swap is None or self.swap_out is None:
+            return 0
+        before = swap.device.used_pages
+        went = self.swap_out(max(pages, SWAPPED_AT_ONCE * PAGEBLOCK))
+        if vm is not None:
+            written = max(swap.device.used_pages - before, 0)
+            vm.stall_ns["swap write"] += vm.description.vcpus * written * swap.device.page_ns
+        return went
+
     def _swap_at_random(self, pages: int) -> int:
-        """Swap out 2 MiB blocks at random, as ESX chooses pages at random; return how many pages went."""
+        """Swap out 2 MiB blocks at random, as ESX chooses pages at random; return how many pages went.
+
+        Not those of the VM that is being served: it is in the middle of something.
+        """
         swap = self.vmm.swap
         assert swap is not None
         went = 0
-        for vm in sorted(self.vmm.vms.values(), key=lambda one: (-one.resident_pages, one.number)):
+        victims = [vm for vm in self.vmm.vms.values() if vm.number != self.vmm.serving and vm.kernel_table is not None]
+        for vm in sorted(victims, key=lambda one: (-one.resident_pages, one.number)):
             blocks = self.random.permutation(np.flatnonzero(vm.backed))
             for first in range(0, blocks.size, SWAPPED_AT_ONCE):
-                if went >= pages or not vm.running:
-                    break
+                if went >= pages:
+                    return went
                 some = blocks[first : first + SWAPPED_AT_ONCE]
                 gfns = (some[:, None] * PAGEBLOCK + np.arange(PAGEBLOCK)).ravel()
                 out, written = swap.swap_out(vm, gfns[gfns < vm.guest.pages])

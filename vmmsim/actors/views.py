@@ -54,10 +54,12 @@ class HostView:
     """Longest run of free memory."""
     vms: tuple[str, ...]
     """Names of the VMs that run."""
+    available_bytes: int = 0
+    """Of ``free_bytes``: what guests can be given. The rest is kept for the kernel and for page tables."""
     reserve_bytes: int = 0
-    """Memory that the host is to have free, for a balloon policy; 0: there is none."""
+    """Memory that the host is to have available, for a balloon policy; 0: there is none."""
     state: str = "high"
-    """How much of the reserve is free: high, clear, soft, hard or low."""
+    """How much of the reserve is available: high, clear, soft, hard or low."""
     guests: tuple[VmView, ...] = ()
     """Views of the VMs that run, for a balloon policy; empty: there is none."""
 
@@ -85,6 +87,7 @@ def host_view(vmm: Vmm) -> HostView:
     return HostView(
         memory_bytes=host.present_pages << 12,
         free_bytes=host.free_pages << 12,
+        available_bytes=host.spare_pages << 12,
         largest_free_bytes=host.largest_free_run() << 12,
         vms=tuple(vm.name for vm in vmm.vms.values()),
     )

@@ -163,11 +163,6 @@ class Host:
                     f"{write_bytes(self.kernelcore_bytes)} is more than the host has, {write_bytes(self.memory_bytes)}",
                     path="kernelcore",
                 )
-        if self.balloon is not None and self.balloon.reserve_bytes >= self.memory_bytes:
-            reserve = write_bytes(self.balloon.reserve_bytes)
-            raise BadInput(
-                f"{reserve} is not less than the host has, {write_bytes(self.memory_bytes)}", path="balloon.reserve"
-            )
 
     @property
     def unmovable_bytes(self) -> int:
