@@ -145,7 +145,7 @@ class Balloon:
         """Hold what can be had of gfns [start, end) in place of as many pages elsewhere; return "" or what prevents it.
 
         What is free there is taken, what can move is moved away first; kernel memory stays. How much the balloon holds
-        is the same afterwards.
+        is the same afterwards. Elsewhere is under the VMM segment: what the host can use already is left to it.
         """
         try:
             token = self.vm.guest.isolate_range(start, end, "balloon")
@@ -164,7 +164,7 @@ class Balloon:
             return "the guest segment lies there"
         wanted = end - start - int(np.count_nonzero(np.isin(kinds, np.array(IMMOVABLE))))
         here = sum(int(np.count_nonzero((held >= start) & (held < end))) for held in self._held)
-        elsewhere = vm.ballooned_pages - here
+        elsewhere = sum(int(np.count_nonzero(self._elsewhere(held, start, end))) for held in self._held)
         if wanted - here > elsewhere:
             return f"the balloon holds {elsewhere} pages elsewhere, the block has {wanted - here} that it does not hold"
         self._empty(start, end)  # they stay in the lease, free
@@ -193,6 +193,10 @@ class Balloon:
             at = moves.next
         return copies
 
+    def _elsewhere(self, held: NDArray[np.int64], start: int, end: int) -> NDArray[np.bool_]:
+        """Return bool[n]: which pages lie under the VMM segment and outside [start, end)."""
+        return self.vm.under_vmm_segment(held) & ((held < start) | (held >= end))
+
     def _empty(self, start: int, end: int) -> None:
         """Give back what is held of gfns [start, end)."""
         for n, held in enumerate(self._held):
@@ -202,9 +206,9 @@ class Balloon:
                 self._return(held[inside])
 
     def _give(self, pages: int, start: int, end: int) -> None:
-        """Give back ``pages`` that lie outside [start, end), which there are."""
+        """Give back ``pages`` that are held elsewhere than in [start, end), which there are."""
         for n in range(len(self._held) - 1, -1, -1):
-            outside = np.flatnonzero((self._held[n] < start) | (self._held[n] >= end))[:pages]
+            outside = np.flatnonzero(self._elsewhere(self._held[n], start, end))[:pages]
             if outside.size:
                 given = self._held[n][outside]
                 self._held[n] = np.delete(self._held[n], outside)
