@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from vmmsim.actors.guest import Guest
     from vmmsim.actors.held_memory import HeldMemory
+    from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
     from vmmsim.decisions import Outcome, Recorder
     from vmmsim.protocols import BalloonPolicy
@@ -272,13 +273,13 @@ class HostManager:
     def _swap_at_random(self, pages: int) -> int:
         """Swap out 2 MiB blocks at random, as ESX chooses pages at random; return how many pages went.
 
-        Not those of the VM that is being served: it is in the middle of something.
+        First those of the VM that has most idle memory. Not those of the VM that is being served: it is in the middle of something.
         """
         swap = self.vmm.swap
         assert swap is not None
         went = 0
         victims = [vm for vm in self.vmm.vms.values() if vm.number != self.vmm.serving and vm.kernel_table is not None]
-        for vm in sorted(victims, key=lambda one: (-one.resident_pages, one.number)):
+        for vm in sorted(victims, key=lambda one: (-self._idle_pages(one), one.number)):
             blocks = self.random.permutation(np.flatnonzero(vm.backed))
             for first in range(0, blocks.size, SWAPPED_AT_ONCE):
                 if went >= pages:
@@ -291,6 +292,12 @@ class HostManager:
                     at_once = int(rates.number("swap.readahead_pages"))
                     self.env.process(swap.device.transferring(written, write=True, at_once=at_once))
         return went
+
+    def _idle_pages(self, vm: VirtualMachine) -> int:
+        """Return the resident pages of a VM beyond those that it is known to touch."""
+        guest = self.guests.get(vm.name)
+        active = guest.idle.active_bytes() if guest is not None and guest.idle is not None else None
+        return vm.resident_pages - ((active or 0) >> 12)
 
 
 def _unset(guest: Guest, pages: int, cause: int) -> Generator[Event, object, int]:
