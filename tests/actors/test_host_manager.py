@@ -260,7 +260,7 @@ def test_a_life_under_pressure_keeps_every_book():
         "workload": {"name": "gups", "footprint": "410MiB"},
     }
     data = {
-        "run": {"until": "4s"},
+        "run": {"until": "3s"},
         "host": {
             **HOST, "swap": {"device": "zram", "size": "2GiB"},
             "balloon": {"policy": "thresholds", "every": "1s", "reserve": "256MiB"},
@@ -270,10 +270,10 @@ def test_a_life_under_pressure_keeps_every_book():
     }  # fmt: skip
     sim = Simulation(checked(data, name="test", folder=None))
     sim.start()
-    while sim.env.peek() < 4 * S:
+    while sim.env.peek() < 3 * S:
         sim.env.step()
         sim.events += 1
-        if sim.events % 300 == 0:
+        if sim.events % 1000 == 0:
             check_all(sim.vmm, sim.engine, sim.guests.values())
     check_all(sim.vmm, sim.engine, sim.guests.values())
     assert len(sim.guests) == 7, "nobody is ended"

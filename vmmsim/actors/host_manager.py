@@ -273,7 +273,8 @@ class HostManager:
     def _swap_at_random(self, pages: int) -> int:
         """Swap out 2 MiB blocks at random, as ESX chooses pages at random; return how many pages went.
 
-        First those of the VM that has most idle memory. Not those of the VM that is being served: it is in the middle of something.
+        First those of the VM that has most idle memory; never those of the one that is being served: it is in the
+        middle of something.
         """
         swap = self.vmm.swap
         assert swap is not None
