@@ -95,7 +95,11 @@ def hosts() -> st.SearchStrategy[Host]:
         Compaction, bandwidth_bytes_per_second=st.integers(1, 1 << 40), proactiveness=st.integers(0, 100)
     )
     policy = st.builds(
-        BalloonPolicy, policy=CODE, every_ns=NS, reserve_bytes=st.integers(0, 1 << 40), parameters=PARAMETERS
+        BalloonPolicy,
+        policy=CODE,
+        every_ns=NS.map(lambda ns: ns + 1),
+        reserve_bytes=st.integers(0, 1 << 40),
+        parameters=PARAMETERS,
     )
     rates = st.floats(0, 9, allow_nan=False)
     return st.builds(

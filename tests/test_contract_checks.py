@@ -13,8 +13,9 @@ import attrs
 import numpy as np
 import pytest
 
+from vmmsim.actors.balloon_policies import SHIPPED
 from vmmsim.protocols import Churn, Region
-from vmmsim.testing import check_mode_policy, check_workload
+from vmmsim.testing import check_balloon_policy, check_mode_policy, check_workload
 
 PAGES = 40
 
@@ -297,3 +298,95 @@ def test_a_mode_policy_that_does_not_is_caught_in_one_line(kind, line):
 def test_a_class_is_not_a_policy():
     with pytest.raises(AssertionError, match=r"Thrifty is a class: check what it makes, Thrifty\(\)"):
         check_mode_policy(Thrifty)
+
+
+# Balloon policies
+
+
+class KeepFree:
+    """Lets every guest keep a tenth of its memory free."""
+
+    def target_bytes(self, vm, host):
+        return vm.used_bytes + vm.memory_bytes // 10
+
+
+@pytest.mark.parametrize("policy", [KeepFree, *SHIPPED.values()])
+def test_a_balloon_policy_that_keeps_the_contract_passes(policy):
+    check_balloon_policy(policy())
+
+
+class Remembers(KeepFree):
+    """Asks for more each time."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def target_bytes(self, vm, host):
+        self.asked += 1
+        return vm.memory_bytes // self.asked
+
+
+class Draws(KeepFree):
+    def target_bytes(self, vm, host):
+        return int(np.random.default_rng().integers(0, vm.memory_bytes))
+
+
+class Divides(KeepFree):
+    """Forgets that a guest may use nothing."""
+
+    def target_bytes(self, vm, host):
+        return vm.memory_bytes * vm.resident_bytes // vm.used_bytes
+
+
+class TrustsTheEstimate(KeepFree):
+    """Forgets that nothing may be known of a guest."""
+
+    def target_bytes(self, vm, host):
+        return vm.active_bytes + (1 << 30)
+
+
+class Shares(KeepFree):
+    """Forgets the brackets."""
+
+    def target_bytes(self, vm, host):
+        return vm.memory_bytes * 0.9
+
+
+class TakesTooMuch(KeepFree):
+    """Forgets that a balloon ends at nothing."""
+
+    def target_bytes(self, vm, host):
+        return vm.used_bytes - (host.reserve_bytes - host.available_bytes)
+
+
+class WritesDown(KeepFree):
+    """Keeps its books in what it is shown."""
+
+    def target_bytes(self, vm, host):
+        object.__setattr__(vm, "balloon_bytes", vm.balloon_bytes + 4096)
+        return vm.memory_bytes
+
+
+class SaysNothing(KeepFree):
+    def target_bytes(self, vm, host):
+        if host.state == "low":
+            return 0
+        return None
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (Remembers, "when asked again"),
+        (Draws, "when asked again"),
+        (Divides, "raises ZeroDivisionError"),
+        (TrustsTheEstimate, "raises TypeError"),
+        (Shares, "which is no int"),
+        (TakesTooMuch, "less than nothing"),
+        (WritesDown, "changes what it is shown"),
+        (SaysNothing, "is None, which is no int"),
+    ],
+)
+def test_a_balloon_policy_that_does_not_is_caught(policy, said: str):
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        check_balloon_policy(policy())

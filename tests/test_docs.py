@@ -19,7 +19,7 @@ def test_the_blocks_of_python_md_run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     blocks = BLOCK.findall((DOCS / "python.md").read_text(encoding="utf-8"))
-    assert [language for language, _, _ in blocks].count("python") == 6
+    assert [language for language, _, _ in blocks].count("python") == 8
     for number, (language, file, text) in enumerate(blocks, start=1):
         if file:
             (tmp_path / file).write_text(text, encoding="utf-8")
@@ -28,6 +28,7 @@ def test_the_blocks_of_python_md_run(capsys, tmp_path, monkeypatch):
     said = capsys.readouterr().out
     assert "lies free or cache" in said, "the refusal that the script prints"
     assert "want vmm-direct" in said, "what the mode policy wants"
+    assert "MiB given up" in said, "what the balloon policy takes"
     assert "balloon balloon 64MiB 64MiB" in said, "what the actor asks for"
 
 

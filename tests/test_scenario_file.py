@@ -166,13 +166,20 @@ BAD: list[tuple[str, str, str]] = [
     ("[measure]\n" + EVERY, '[[actor]]\nuse = "Nightly"',
      'actor[0].use: "Nightly" does not name a class; write e.g. "backup.py:Nightly"'),
 
-    # what is not modelled yet
-    (HOST, f'{HOST}\nsharing = {{ pages_to_scan = 100 }}',
-     "host.sharing: page sharing is not modelled yet; remove this table"),
-    (HOST, f'{HOST}\nswap = {{ device = "nvme", size = "8GiB" }}',
-     "host.swap: swapping is not modelled yet; remove this table"),
+    # balloon policies
     (HOST, f'{HOST}\nballoon = {{ policy = "keep.py:KeepFree", share = 0.2 }}',
-     "host.balloon: a balloon policy is not modelled yet; remove this table"),
+     'host.balloon.policy: there is no file "keep.py" beside the scenario'),
+    (HOST, f'{HOST}\nballoon = {{ policy = "proportionl" }}',
+     'host.balloon.policy: "proportionl" is unknown; did you mean "proportional"?; '
+     'code of your own is "file.py:Name"'),
+    (HOST, f'{HOST}\nballoon = {{ policy = "idle-tax", tx = 0.5 }}',
+     'host.balloon.tx: unknown key "tx" of policy "idle-tax"; did you mean "tax"?'),
+    (HOST, f'{HOST}\nballoon = {{ policy = "idle-tax", tax = 1 }}',
+     "host.balloon.tax: 1 is not a share of at least 0 and less than 1"),
+    (HOST, f'{HOST}\nballoon = {{ policy = "proportional", every = "0s" }}',
+     "host.balloon.every: must be more than 0"),
+    (HOST, f'{HOST}\nballoon = {{ policy = "proportional", reserve = "16GiB" }}',
+     "host.balloon.reserve: 16GiB is not less than the host has, 16GiB (host.memory)"),
 
     # what does not go together
     (DB, 'memory = "32GiB"', "vm.db.memory: 32GiB is more than the host has, 16GiB (host.memory)"),
@@ -358,6 +365,7 @@ def test_the_scenarios_that_were_promised_are_shipped() -> None:
         "hard-faults",
         "hot-add",
         "io-gap",
+        "overcommit",
     ]
 
 

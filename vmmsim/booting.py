@@ -22,6 +22,7 @@ from vmmsim.actors.guest_churn import GuestChurn
 from vmmsim.actors.guest_compactor import GuestCompactor
 from vmmsim.actors.guest_os import GuestOs
 from vmmsim.actors.hotplug import Hotplug
+from vmmsim.actors.idle_sampling import IdleSampler
 from vmmsim.actors.measuring import Meter, write_vm_row
 from vmmsim.actors.mode_controller import ModeController
 from vmmsim.actors.reporting import Reporting
@@ -179,9 +180,12 @@ class Boot:
                 begin=guest.controller.guest_tried,
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
-            if sim.vmm.contents is not None:
+            if sim.vmm.contents is not None or sim.manager is not None:
                 vm.activity = Activity(process, workload, guest.vcpus.position, guest.os.page_written)
         write_vm_row(sim.recorder, vm)
+        if sim.manager is not None:
+            guest.idle = IdleSampler(sim.env, vm, sim.random(f"vm.{vm.name}.idle"))
+            sim.env.process(while_it_lives(guest.idle.sampling()))
         if description.free_page_reporting and not sim.lifetime:
             guest.reporting = Reporting(sim.env, guest.os, sim.recorder)
             sim.env.process(while_it_lives(guest.reporting.reporting()))

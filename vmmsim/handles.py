@@ -30,7 +30,7 @@ class Handle:
         self._verbs = verbs
         self._guest = guest
         self.balloon = BalloonHandle(verbs, guest)
-        """Its balloon: ``inflate``, ``deflate``, ``target``."""
+        """Its balloon: ``inflate``, ``deflate``, ``target``, ``auto``."""
 
     @property
     def name(self) -> str:
@@ -105,9 +105,14 @@ class BalloonHandle:
     def deflate(self, size: str | int) -> simpy.Process:
         """Give ``size`` back to the guest."""
         pages = max(self._guest.vm.ballooned_pages - (bytes_of(size) >> 12), 0)
+        self._guest.balloon.by_event = True
         return self._verbs.start(self._guest.balloon.resizing(pages))
 
     def target(self, memory: str | int) -> simpy.Process:
         """Let the guest keep ``memory``, and ask for the rest."""
         pages = max(self._guest.vm.memory_pages - (bytes_of(memory) >> 12), 0)
         return self._verbs.start(self._verbs.ballooning(self._guest, pages))
+
+    def auto(self) -> simpy.Process:
+        """Give it back to the host's policy; without one the guest has all of its memory again."""
+        return self._verbs.start(self._verbs.returning_to_policy(self._guest))

@@ -193,6 +193,16 @@ class VmView:
     """The mode it wants."""
     overhead: float | None
     """Walk cycles over ideal cycles by the last sample; None before the first."""
+    cache_bytes: int = 0
+    """Of what is in use: page cache, which the guest drops when memory is short."""
+    exchanged_bytes: int = 0
+    """Given up for good, in exchange for memory that was added elsewhere; part of ``memory_bytes``."""
+    reusable_bytes: int = 0
+    """Of ``balloon_bytes``: what the host can use. The rest is held under the VMM segment."""
+    active_bytes: int | None = None
+    """Memory that it touches within a minute, as estimated by sampling; None: not known."""
+    managed: bool = True
+    """Whether the balloon policy sets its balloon: no event or script does."""
 
 
 @attrs.frozen(kw_only=True)
@@ -205,6 +215,14 @@ class HostView:
     """Longest run of free memory."""
     vms: tuple[str, ...]
     """Names of the VMs that run."""
+    available_bytes: int = 0
+    """Of ``free_bytes``: what guests can be given. The rest is kept for the kernel and for page tables."""
+    reserve_bytes: int = 0
+    """Memory that the host is to have available, for a balloon policy; 0: there is none."""
+    state: str = "high"
+    """How much of the reserve is available: high, clear, soft, hard or low."""
+    guests: tuple[VmView, ...] = ()
+    """Views of the VMs that run, for a balloon policy; empty: there is none."""
 
 
 class ModePolicy(Protocol):
@@ -222,4 +240,24 @@ class ModePolicy(Protocol):
 
     def wanted(self, vm: VmView, host: HostView) -> str:
         """Return the mode that ``vm`` should want: "base", "guest-direct", "vmm-direct" or "dual-direct"."""
+        ...
+
+
+@runtime_checkable
+class BalloonPolicy(Protocol):
+    """Who says how much memory each guest is to keep: the least that a balloon policy of one's own has.
+
+    It is asked about every VM at each look of the host's memory manager, and must be a pure function of what it is
+    shown: no clock, no memory of its own, nothing random, and the views stay as they are. ``host.guests`` holds those
+    of all VMs that run.
+
+    ``vmmsim.testing.check_balloon_policy`` tests all of it.
+    """
+
+    def target_bytes(self, vm: VmView, host: HostView) -> int:
+        """Return how many bytes ``vm`` is to keep: its memory, less what it is to give up.
+
+        From 0 to its memory less what it exchanged. What it cannot give up it keeps, whatever is said; it is never
+        asked for more than ESXi's balloon takes, 65 % of its memory.
+        """
         ...

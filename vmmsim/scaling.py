@@ -30,7 +30,14 @@ def scaled(scenario: Scenario) -> Scenario:
     return attrs.evolve(
         scenario,
         host=attrs.evolve(
-            host, memory_bytes=host.memory_bytes // scale, kernelcore_bytes=core or host.unmovable_bytes // scale
+            host,
+            memory_bytes=host.memory_bytes // scale,
+            kernelcore_bytes=core or host.unmovable_bytes // scale,
+            swap=host.swap and attrs.evolve(host.swap, size_bytes=_pages(host.swap.size_bytes, scale)),
+            balloon=host.balloon
+            and attrs.evolve(
+                host.balloon, reserve_bytes=host.balloon.reserve_bytes // scale // PAGE_BYTES * PAGE_BYTES
+            ),
         ),
         vm={name: _vm(vm, scale) for name, vm in scenario.vm.items()},
         event=tuple(_event(event, scale) for event in scenario.event),

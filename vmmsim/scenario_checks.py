@@ -33,16 +33,13 @@ def check_scenario(scenario: Scenario) -> None:
 
 def contradictions(draft: Draft) -> Iterator[Mistake]:
     """Yield everything that the parts of ``draft`` do not allow together, in no order."""
-    for check in (_not_modelled, _lifetime, _host, _names, _vms, _scale, _rows, timeline, _room):
+    for check in (_lifetime, _host, _names, _vms, _scale, _rows, timeline, _room):
         for path, message in check(draft):
             yield Mistake(path, message, path)
 
 
 def _not_modelled(draft: Draft) -> Iterator[tuple[str, str]]:
     """Refuse what files may say already, and the model does not do yet."""
-    for key, what in (("balloon", "a balloon policy"),):
-        if draft.host and getattr(draft.host, key) is not None:
-            yield f"host.{key}", f"{what} is not modelled yet; remove this table"
     for n, cost in enumerate(draft.run.costs if draft.run else ()):
         if is_user_code(cost):
             yield f"run.costs[{n}]", 'cost models of your own are not called yet; write "linear" or "hierarchy"'
@@ -58,6 +55,12 @@ def _lifetime(draft: Draft) -> Iterator[tuple[str, str]]:
             'compaction wakes up every 500ms, and run.detail = "lifetime" has nothing periodic; '
             "write proactiveness = 0, which compacts on demand only",
         )
+    if draft.host and draft.host.balloon:
+        yield (
+            "host.balloon",
+            f"a policy decides every {write_duration(draft.host.balloon.every_ns)}, and "
+            'run.detail = "lifetime" has nothing periodic; remove one of them',
+        )
     if draft.measure and draft.measure.complete:
         yield (
             "measure.complete",
@@ -71,6 +74,12 @@ def _host(draft: Draft) -> Iterator[tuple[str, str]]:
             "host.faults",
             "needs host.dimms, to know how many devices can fail; "
             'write e.g. dimms = { count = 16, ranks = 2, width = "x4" }',
+        )
+    if draft.host and draft.host.balloon and draft.host.balloon.reserve_bytes >= draft.host.memory_bytes:
+        yield (
+            "host.balloon.reserve",
+            f"{write_bytes(draft.host.balloon.reserve_bytes)} is not less than the host has, "
+            f"{write_bytes(draft.host.memory_bytes)} (host.memory)",
         )
 
 
@@ -145,7 +154,7 @@ def _room(draft: Draft) -> Iterator[tuple[str, str]]:
     for at, running in _running(draft):
         used = [(name, vm.footprint_bytes) for name, vm in running.items() if vm.footprint_bytes]
         total = sum(footprint for _, footprint in used)
-        if total > draft.host.memory_bytes:
+        if total > draft.host.memory_bytes + (draft.host.swap.size_bytes if draft.host.swap else 0):
             yield (
                 "host.memory",
                 f"{write_bytes(draft.host.memory_bytes)} cannot hold the footprints of what runs at "

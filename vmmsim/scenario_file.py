@@ -178,6 +178,8 @@ def _user_code(draft: Draft) -> Iterator[tuple[str, str]]:
         yield "run.script", draft.run.script
     for n, cost in enumerate(draft.run.costs if draft.run else ()):
         yield f"run.costs[{n}]", cost
+    if draft.host and draft.host.balloon:
+        yield "host.balloon.policy", draft.host.balloon.policy
     for name, vm in draft.vm.items():
         if vm and vm.workload and vm.workload.use:
             yield f"{join('vm', name)}.workload.use", vm.workload.use

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 import attrs
 
 from vmmsim import scenario
-from vmmsim.scenario import DRAM_RATES, POLICIES, PROGRAMS, Scenario
+from vmmsim.scenario import BALLOON_POLICIES, DRAM_RATES, POLICIES, PROGRAMS, Scenario
 from vmmsim.spelling import AS_LIST, NO_KEY, REST, TAGGED
 from vmmsim.strict import key_of, unit_of
 
@@ -38,6 +38,7 @@ _LIMITS: Final[dict[str, dict[str, Any]]] = {
     "Run.script": _CODE,
     "Run.costs": {"minItems": 1},
     "Compaction.proactiveness": {"minimum": 0, "maximum": 100},
+    "BalloonPolicy.policy": {"anyOf": [{"enum": list(BALLOON_POLICIES)}, _CODE]},
     "Dimms.count": _FROM_1,
     "Dimms.ranks": _FROM_1,
     "Faults.rates": {"enum": list(DRAM_RATES)},

@@ -7,17 +7,21 @@ looks up another: what it needs it is given here and in ``booting``.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import simpy
 
-from vmmsim import rates
+from vmmsim import rates, user_code
+from vmmsim.actors.balloon_policies import SHIPPED, min_free_bytes
 from vmmsim.actors.calibration import Calibrations
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.compactor import Compactor
 from vmmsim.actors.contents import Contents
 from vmmsim.actors.faults import Faults
 from vmmsim.actors.guest_failure import GuestFailure
+from vmmsim.actors.held_memory import HeldMemory
+from vmmsim.actors.host_manager import HostManager
 from vmmsim.actors.host_series import HostSeries
 from vmmsim.actors.host_survival import HostSurvival
 from vmmsim.actors.host_swap import HostSwap
@@ -33,9 +37,10 @@ from vmmsim.handles import Handle
 from vmmsim.memory.ageing import age, profile
 from vmmsim.memory.frames import Kind
 from vmmsim.memory.ledger import Memory
+from vmmsim.protocols import BalloonPolicy
 from vmmsim.randomness import stream
 from vmmsim.scaling import scaled, scaled_machine
-from vmmsim.scenario.values import VmMode
+from vmmsim.scenario.values import VmMode, is_user_code
 from vmmsim.scenario_file import machine_of
 from vmmsim.translation.engine import Engine
 from vmmsim.verbs import Verbs
@@ -94,7 +99,13 @@ class Simulation:
         self.guests: dict[str, Guest] = {}
         """Guests that run, by name."""
         self.series = HostSeries(self.env, self.vmm, self.compactor, self.recorder)
+        self.held_memory = HeldMemory(self.vmm, self.recorder)
+        self.manager = self._manager()
+        """Who sets balloon targets; None where no policy does."""
         self.verbs = Verbs(self)
+        if self.manager is not None:
+            self.manager.resize = self.verbs.resizing
+            self.survival.swap_out = self.manager.swap_in_need
         self.boots = Boot(self)
         self.scripts: list[Generator[simpy.Event, object, object]] = []
         """Generators of users: a script's, and those of their actors."""
@@ -125,6 +136,28 @@ class Simulation:
         """Return the stream of randomness of the thing ``name``."""
         return stream(self.scenario.run.seed, name)
 
+    def _manager(self) -> HostManager | None:
+        """Make the host's memory manager, with the policy that the scenario names."""
+        host = self.scenario.host
+        if host.balloon is None:
+            return None
+        words, given = host.balloon.policy, host.balloon.parameters
+        if is_user_code(words):
+            policy = user_code.make(words, self.scenario.folder or Path.cwd(), given)
+            if not isinstance(policy, BalloonPolicy):
+                raise BadInput(f"{words} is no balloon policy: it has no target_bytes(vm, host)")
+        else:
+            policy = SHIPPED[words](**given)
+        return HostManager(
+            self.env, self.vmm, self.guests, self.recorder,
+            policy=policy,
+            named=words,
+            every_ns=host.balloon.every_ns,
+            reserve_bytes=host.balloon.reserve_bytes or min_free_bytes(host.memory_bytes),
+            held_memory=self.held_memory,
+            random=self.random("host.swap_at_random"),
+        )  # fmt: skip
+
     def _host_memory(self) -> Memory:
         """Make host memory: the kernel at the bottom, then what its age has made of the rest."""
         host = self.scenario.host
@@ -150,6 +183,8 @@ class Simulation:
         if not self.lifetime:
             if scenario.host.compaction is not None:
                 self.env.process(self.compactor.background())
+            if self.manager is not None:
+                self.env.process(self.manager.managing())
             self.env.process(self.series.sampling(self.every_ns))
         else:
             self.series.record()  # a life in which nothing happens has a host, too

@@ -18,6 +18,7 @@ from vmmsim.actors.dram import geometry
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import format_bytes, parse_duration, write_bytes
+from vmmsim.decisions import NO_CAUSE
 from vmmsim.errors import BadInput, Refused
 from vmmsim.handles import Handle
 from vmmsim.hints import unknown
@@ -151,8 +152,23 @@ class Verbs:
 
     def _balloon_to(self, guest: Guest, target_bytes: int | None) -> Any:
         vm = guest.vm
-        pages = 0 if target_bytes is None else max(vm.memory_pages - vm.exchanged_pages - (target_bytes >> 12), 0)
-        yield from self.ballooning(guest, pages)
+        if target_bytes is None:
+            return (yield from self.returning_to_policy(guest))
+        return (yield from self.ballooning(guest, max(vm.memory_pages - vm.exchanged_pages - (target_bytes >> 12), 0)))
+
+    def returning_to_policy(self, guest: Guest) -> Any:
+        """Let the host's policy set the balloon again, at once; without one the guest has all of its memory back."""
+        sim, manager = self.sim, self.sim.manager
+        guest.balloon.by_event = False
+        why = "no policy sets balloons on this host (host.balloon): all of it goes back"
+        row = sim.recorder.decide(
+            "balloon", "auto", vm=guest.vm.name, outcome="done", why=why if manager is None else f"{manager.named} does"
+        )
+        if manager is None:
+            return (yield from self.resizing(guest, 0, row))
+        manager.look()
+        yield Pause(sim.env, 0, Turn.BALLOON)
+        return guest.vm.ballooned_pages
 
     def inflating(self, guest: Guest, pages: int) -> Any:
         """Give up ``pages`` more, refused beforehand if the guest cannot."""
@@ -170,13 +186,18 @@ class Verbs:
         return max(memory.free_pages - memory.watermarks.min, 0) + memory.count(kind=Kind.CACHE)
 
     def ballooning(self, guest: Guest, target_pages: int) -> Any:
+        """Move the balloon to a target that holds until it is given back to the policy."""
+        guest.balloon.by_event = True
+        return (yield from self.resizing(guest, target_pages, NO_CAUSE))
+
+    def resizing(self, guest: Guest, target_pages: int, cause: int) -> Any:
         """Move the balloon to a target, and say how far it came and how much of it the host can use."""
         sim, vm, started = self.sim, guest.vm, self.sim.env.now
         short = target_pages - vm.ballooned_pages - max(vm.guest.free_pages - vm.guest.watermarks.low, 0)
         if short > 0:
             vm.guest.drop_cache(short)
         row = sim.recorder.decide(
-            "balloon", "balloon", vm=vm.name, asked=write_bytes(target_pages << 12), outcome="begun"
+            "balloon", "balloon", vm=vm.name, asked=write_bytes(target_pages << 12), outcome="begun", cause=cause
         )
         held = yield from guest.balloon.resizing(target_pages, patience_ns=10 * 10**9)
         why = (

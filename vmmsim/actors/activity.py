@@ -26,7 +26,9 @@ HOST_READ: Final = 2
 """Mark: accessed since the host's reclaim harvested it."""
 LOGGED: Final = 4
 """Mark: written since dirty logging harvested it."""
-_ANY: Final = GUEST_READ | HOST_READ
+SAMPLED: Final = 8
+"""Mark: accessed since the sampler of idle memory harvested it."""
+_ANY: Final = GUEST_READ | HOST_READ | SAMPLED
 _ASKS: Final = 1 << 16
 """Positions that are remembered before they are numbered anew."""
 

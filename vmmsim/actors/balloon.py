@@ -14,7 +14,10 @@ from vmmsim import rates
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.obstacles import Obstacle, first_of
 from vmmsim.actors.vmm import runs_of
-from vmmsim.memory.frames import ISOLATED, PINNED, Kind
+from vmmsim.memory.evacuation import evacuate
+from vmmsim.memory.frames import IMMOVABLE, ISOLATED, PINNED, Kind
+from vmmsim.memory.moves import finish
+from vmmsim.memory.tokens import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.decisions import Recorder
+    from vmmsim.memory.tokens import Token
 
+TURN_PAGES = 1 << 12
+"""Pages that are moved out of a block in one go."""
 BATCH_REQUESTS = 16
 """Requests between two looks at the clock: the pages of 16 are taken and given together, their time passes after."""
 BUSY_NS = (1_000_000, 128_000_000)
@@ -41,6 +47,8 @@ class Balloon:
         self.recorder = recorder
         self.requests = 0
         """Requests made to the host, of at most 256 pages each."""
+        self.by_event = False
+        """Whether an event or a script set the target: no policy does, until "auto" gives it back."""
         self._held: list[NDArray[np.int64]] = []
         self._exchanged: list[NDArray[np.int64]] = []
         self._per_request = int(rates.number("balloon.pages_per_request"))
@@ -197,11 +205,93 @@ class Balloon:
             missing -= int(last.size)
         if not given:
             return 0
-        gfns = np.concatenate(given)
+        return self._return(np.concatenate(given))
+
+    def _return(self, gfns: NDArray[np.int64]) -> int:
+        """Give pages that are held no longer to the guest's allocator."""
         self.vm.guest.give_back(gfns)
         self.vm.ballooned_pages -= int(gfns.size)
         self.vm.held_pages -= int(np.count_nonzero(self.vm.under_vmm_segment(gfns)))
         return int(gfns.size)
+
+    def givable(self) -> int:
+        """Return how many pages more the guest can give up and stay above its watermark high: free, or page cache."""
+        guest = self.vm.guest
+        return max(guest.free_pages + guest.count(kind=Kind.CACHE) - guest.watermarks.high, 0)
+
+    def gathering(self, start: int, end: int) -> Generator[Event, object, str]:
+        """Hold what can be had of gfns [start, end) in place of as many pages elsewhere; return "" or what prevents it.
+
+        What is free there is taken, what can move is moved away first; kernel memory stays. How much the balloon holds
+        is the same afterwards. Elsewhere is under the VMM segment: what the host can use already is left to it.
+        """
+        try:
+            token = self.vm.guest.isolate_range(start, end, "balloon")
+        except Busy as busy:
+            return str(busy)
+        try:
+            return (yield from self._gathering(start, end, token))
+        finally:
+            if token.number in self.vm.guest.tokens:
+                self.vm.guest.release(token)
+
+    def _gathering(self, start: int, end: int, token: Token) -> Generator[Event, object, str]:
+        vm, guest = self.vm, self.vm.guest
+        kinds = guest.frames["kind"][start:end]
+        if np.any(guest.frames["mark"][start:end] & PINNED):
+            return "the guest segment lies there"
+        wanted = end - start - int(np.count_nonzero(np.isin(kinds, np.array(IMMOVABLE))))
+        here = sum(int(np.count_nonzero((held >= start) & (held < end))) for held in self._held)
+        elsewhere = sum(int(np.count_nonzero(self._elsewhere(held, start, end))) for held in self._held)
+        if wanted - here > elsewhere:
+            return f"the balloon holds {elsewhere} pages elsewhere, the block has {wanted - here} that it does not hold"
+        self._empty(start, end)  # they stay in the lease, free
+        self._give(wanted - here, start, end)
+        copies = self._clear(start, end)
+        taken = guest.take_range(start, end, kind=Kind.BALLOON, token=token)
+        self._held.append(taken)
+        vm.ballooned_pages += int(taken.size)
+        self.guest_os.vmm.release(vm, taken)
+        self.requests += -(-2 * int(taken.size) // self._per_request)
+        took = self.guest_os.copies_ns(copies) + round(int(taken.size) * (self._deflate_ns + self._page_ns))
+        yield Pause(self.env, took, Turn.BALLOON)
+        return "" if taken.size or not wanted else "nothing of the block can be moved away"
+
+    def _clear(self, start: int, end: int) -> int:
+        """Move what can move out of a leased range; return how many pages were copied."""
+        guest, at, copies = self.vm.guest, start, 0
+        while at < end:
+            moves, blockers = evacuate(guest, at, end, pages=TURN_PAGES)
+            if len(moves):
+                self.guest_os.move(moves.old, moves.new)
+                finish(guest, moves)
+                copies += len(moves)
+            if blockers.short or moves.next <= at:
+                break
+            at = moves.next
+        return copies
+
+    def _elsewhere(self, held: NDArray[np.int64], start: int, end: int) -> NDArray[np.bool_]:
+        """Return bool[n]: which pages lie under the VMM segment and outside [start, end)."""
+        return self.vm.under_vmm_segment(held) & ((held < start) | (held >= end))
+
+    def _empty(self, start: int, end: int) -> None:
+        """Give back what is held of gfns [start, end)."""
+        for n, held in enumerate(self._held):
+            inside = (held >= start) & (held < end)
+            if np.any(inside):
+                self._held[n] = held[~inside]
+                self._return(held[inside])
+
+    def _give(self, pages: int, start: int, end: int) -> None:
+        """Give back ``pages`` that are held elsewhere than in [start, end), which there are."""
+        for n in range(len(self._held) - 1, -1, -1):
+            outside = np.flatnonzero(self._elsewhere(self._held[n], start, end))[:pages]
+            if outside.size:
+                given = self._held[n][outside]
+                self._held[n] = np.delete(self._held[n], outside)
+                self._return(given)
+                pages -= int(outside.size)
 
     def take_back(self, pages: int) -> None:
         """Give the last ``pages`` that were exchanged back to the guest: there was nothing to exchange them for."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_compactor import GuestCompactor
     from vmmsim.actors.guest_os import GuestOs
     from vmmsim.actors.hotplug import Hotplug
+    from vmmsim.actors.idle_sampling import IdleSampler
     from vmmsim.actors.mode_controller import ModeController
     from vmmsim.actors.reporting import Reporting
     from vmmsim.actors.self_balloon import SelfBalloon
@@ -40,5 +41,7 @@ class Guest:
     """None where the guest does not report free pages."""
     vcpus: Vcpus | None = None
     """None while no workload runs."""
+    idle: IdleSampler | None = None
+    """Estimates its active memory; None where no policy asks."""
     ended: simpy.Event | None = None
     """Happens when the workload ends."""

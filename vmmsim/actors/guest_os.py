@@ -161,7 +161,11 @@ class GuestOs:
         guest = self.vm.guest
         frames = guest.take(count, kind=kind, owner=owner, pages=pages)
         while frames.size < count:
-            self._reclaim(count - int(frames.size))
+            try:
+                self._reclaim(count - int(frames.size))
+            except GuestOutOfMemory:
+                guest.give_back(frames)
+                raise
             rest = None if pages is None else pages[frames.size :]
             more = guest.take(count - int(frames.size), kind=kind, owner=owner, pages=rest)
             frames = np.concatenate([frames, more])

@@ -1,11 +1,11 @@
 """What a host that is out of memory does before it ends a VM: it takes back what costs its guests least.
 
 In order: page cache; frames that were zeroed for a VMM segment and that the guest has not touched since, of VMs that
-have no segment now; builds of segments that wait for something, which hold whole windows; then the live VMM segment
-that saves the fewest walk cycles for each GiB that leaving it frees. What leaving frees is known: pages that the guest
-gave up, held because their gPAs still translated, and pages that were zeroed for the segment and never touched. A
-segment leaves no accessed bits; what was never touched is found as KSM finds zero pages, by reading it, and the model
-knows which those are. Only when none of that is left does the OOM killer choose.
+have no segment now; what swap space takes; builds of segments that wait for something, which hold whole windows; then
+the live VMM segment that saves the fewest walk cycles for each GiB that leaving it frees. What leaving frees is
+known: pages that the guest gave up, held because their gPAs still translated, and pages that were zeroed for the
+segment and never touched. A segment leaves no accessed bits; what was never touched is found as KSM finds zero pages,
+by reading it, and the model knows which those are. Only when none of that is left does the OOM killer choose.
 """
 
 from __future__ import annotations
@@ -41,12 +41,15 @@ class HostSurvival:
         self.vmm = vmm
         self.recorder = recorder
         self.abort_build = abort_build
+        self.swap_out: Callable[[int], int] = lambda pages: 0
+        """Swaps out so many pages at once and returns how many went; set by whoever decides about swap space."""
 
     def free(self, pages: int) -> int:
         """Free host frames, ``pages`` of which are short; return how many became free, 0 if nothing is left to try."""
         return (
             self.vmm.free_wanted(pages)
             or self._take_back_untouched(pages)
+            or self.swap_out(pages)
             or self._abort_builds()
             or self._leave_segment(pages)
         )

@@ -115,6 +115,10 @@ def check_books(guest: Guest) -> None:
 def check_segments(vm: VirtualMachine, vmm: Vmm) -> None:
     """Below a live segment the table is complete and says the same; what it reaches is this VM's, and pinned."""
     segment = vm.vmm_segment
+    owned = vmm.host.owned(vm.number)
+    pinned = owned[vmm.host.frames["mark"][owned] & PINNED != 0]
+    reached = 0 if segment is None else int(np.count_nonzero(vm.under_vmm_segment(np.arange(vm.guest.pages))))
+    assert pinned.size == reached, f"{vm.name}: {pinned.size} frames are pinned, its segment reaches {reached}"
     if segment is not None:
         gfns = np.arange(segment.base, segment.limit)
         members = np.array(vm.escapes.members if vm.escapes is not None else (), np.int64)

@@ -35,7 +35,8 @@ class SwapDevice:
         """Pages read, by VM."""
         self._queue = simpy.Resource(env, capacity=1)
         self._read_ns, self._write_ns = (int(rates.number(f"swap.{kind}.{what}_ns")) for what in ("read", "write"))
-        self._page_ns = round((4096 * 10**9) / rates.number(f"swap.{kind}.bytes_per_s"))
+        self.page_ns = round((4096 * 10**9) / rates.number(f"swap.{kind}.bytes_per_s"))
+        """Time that a page takes on the way, apart from the latency of its request."""
 
     @property
     def used_pages(self) -> int:
@@ -72,4 +73,4 @@ class SwapDevice:
             yield mine
             requests = -(-pages // at_once)
             latency = self._write_ns if write else self._read_ns
-            yield Pause(self.env, requests * latency + pages * self._page_ns, turn)
+            yield Pause(self.env, requests * latency + pages * self.page_ns, turn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmmsim.memory.frames import Kind
 from vmmsim.protocols import HostView, VmView
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ def vm_view(vm: VirtualMachine) -> VmView:
         mode=vm.mode,
         mode_wanted=vm.mode_wanted,
         overhead=vm.overhead,
+        cache_bytes=vm.guest.count(kind=Kind.CACHE) << 12,
+        exchanged_bytes=vm.exchanged_pages << 12,
+        reusable_bytes=(vm.ballooned_pages - min(vm.held_pages, vm.ballooned_pages)) << 12,
     )
 
 
@@ -31,6 +35,7 @@ def host_view(vmm: Vmm) -> HostView:
     return HostView(
         memory_bytes=host.present_pages << 12,
         free_bytes=host.free_pages << 12,
+        available_bytes=host.spare_pages << 12,
         largest_free_bytes=host.largest_free_run() << 12,
         vms=tuple(vm.name for vm in vmm.vms.values()),
     )

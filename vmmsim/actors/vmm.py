@@ -77,6 +77,8 @@ class Vmm:
         """Frames that several gfns share; None where page sharing is off."""
         self.swap: HostSwap | None = None
         """Swap space of the host; None without."""
+        self.serving = 0
+        """Number of the VM for which room is being made."""
         self._reclaiming = False
         self._fault_4k = int(rates.number("vmm.fault_4k_ns"))
         self._fault_2m = int(rates.number("vmm.fault_2m_ns"))
@@ -293,9 +295,9 @@ class Vmm:
     def _make_room(self, pages: int, owner: int) -> None:
         """Free host frames, or end a VM: the one with the most frames, as the host's OOM killer chooses."""
         if not self._reclaiming:
-            self._reclaiming = True
+            self._reclaiming, self.serving = True, owner
             freed = self.survive(pages)
-            self._reclaiming = False
+            self._reclaiming, self.serving = False, 0
             if freed:
                 return
         victim = max(self.vms.values(), key=lambda vm: (vm.resident_pages, -vm.number), default=None)

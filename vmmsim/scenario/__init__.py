@@ -29,12 +29,23 @@ from vmmsim.scenario.events import (
     SelfBalloonEvent,
     ShutdownEvent,
 )
-from vmmsim.scenario.host import DRAM_RATES, BalloonPolicy, Compaction, Dimms, Faults, Host, Sharing, Swap
+from vmmsim.scenario.host import (
+    BALLOON_POLICIES,
+    DRAM_RATES,
+    BalloonPolicy,
+    Compaction,
+    Dimms,
+    Faults,
+    Host,
+    Sharing,
+    Swap,
+)
 from vmmsim.scenario.values import HOUR_NS, VmMode, check_known, check_positive, check_vm_name, is_user_code
 from vmmsim.scenario.vm import KEPT_LOW_BYTES, LOW_BYTES, POLICIES, PROGRAMS, VM, Escape, LoadStep, Workload
 from vmmsim.spelling import NO_KEY, REST
 
 __all__ = [
+    "BALLOON_POLICIES",
     "DRAM_RATES",
     "EVENTS",
     "KEPT_LOW_BYTES",

@@ -9,9 +9,23 @@ import attrs
 from vmmsim.addresses import write_bytes
 from vmmsim.errors import BadInput
 from vmmsim.hints import hint, shown
-from vmmsim.scenario.values import PAGEBLOCK_BYTES, SECOND_NS, Thp, check_memory, check_positive
+from vmmsim.scenario.values import (
+    PAGEBLOCK_BYTES,
+    SECOND_NS,
+    Thp,
+    check_known,
+    check_memory,
+    check_positive,
+    is_user_code,
+)
 from vmmsim.spelling import REST
 
+BALLOON_POLICIES: Final[dict[str, tuple[str, ...]]] = {
+    "proportional": (),
+    "thresholds": (),
+    "idle-tax": ("tax",),
+}
+"""Balloon policies that are shipped, and the keys that each takes beside those of its table."""
 DRAM_RATES: Final = ("jaguar-ddr2",)
 """Tables of DRAM fault rates (``[dram.NAME]`` in ``data/rates.toml``)."""
 
@@ -95,9 +109,21 @@ class BalloonPolicy:
     every_ns: int = 10 * SECOND_NS
     """Time between decisions."""
     reserve_bytes: int = 0
-    """Memory that the host is to have free."""
+    """Memory that the host is to have free; 0 is what ESXi keeps, by the size of the host (minFree)."""
     parameters: dict[str, Any] = attrs.field(factory=dict, metadata=REST)
-    """Arguments of code of one's own: all other keys of its table."""
+    """Arguments of the policy: all other keys of its table."""
+
+    def __attrs_post_init__(self) -> None:
+        check_known(self.policy, BALLOON_POLICIES, "policy")
+        check_positive(self.every_ns, "every")
+        if is_user_code(self.policy):
+            return
+        known = BALLOON_POLICIES[self.policy]
+        for key, value in self.parameters.items():
+            if key not in known:
+                raise BadInput(f'unknown key "{key}" of policy {shown(self.policy)}{hint(key, known)}', path=key)
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise BadInput(f"{value!r} is not a share of at least 0 and less than 1", path=key)
 
 
 @attrs.frozen(kw_only=True)
