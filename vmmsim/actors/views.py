@@ -82,7 +82,7 @@ def vm_view(vm: VirtualMachine) -> VmView:
 
 
 def host_view(vmm: Vmm, *, contiguity: bool = True) -> HostView:
-    """Return the host as it is now; without ``contiguity`` the longest free run, which takes a scan, is said to be 0."""
+    """Return the host as it is now; without ``contiguity`` its longest free run, which takes a scan, is told as 0."""
     host = vmm.host
     return HostView(
         memory_bytes=host.present_pages << 12,
