@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 
 from vmmsim import rates
-from vmmsim.actors.balloon_policies import STATES, next_state
+from vmmsim.actors.balloon_policies import SHIPPED, STATES, next_state
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.views import host_view, vm_view
 from vmmsim.actors.vmm import while_it_lives
@@ -127,7 +127,7 @@ class HostManager:
         for guest in guests:
             active = guest.idle.active_bytes() if guest.idle is not None else None
             views.append(attrs.evolve(vm_view(guest.vm), active_bytes=active, managed=not guest.balloon.by_event))
-        host = host_view(self.vmm)
+        host = host_view(self.vmm, contiguity=type(self.policy) not in SHIPPED.values())
         return attrs.evolve(host, reserve_bytes=self.reserve_bytes, state=self.state, guests=tuple(views))
 
     def _note_state(self) -> bool:
