@@ -31,16 +31,24 @@ class Merging:
     def __init__(self, vmm: Vmm) -> None:
         self.vmm = vmm
         self.gone: Callable[[NDArray[np.int64]], None] = lambda frames: None
-        """Told of shared frames that are free again, or have moved away; set by whoever decides what is shared."""
+        """Told of shared frames that are free again; set by whoever decides what is shared."""
+        self.left: Callable[[NDArray[np.int64]], None] = lambda frames: None
+        """Told of shared frames that lost mappings, each as often as it did, before ``gone``."""
         self.moved: Callable[[NDArray[np.int64], NDArray[np.int64]], None] = lambda old, new: None
         """Told that shared frames lie elsewhere now."""
+        self.recount: Callable[[], None] = lambda: None
+        """Checks the books of whoever decides what is shared."""
+        self.broken_pages = 0
+        """Merged pages that got a frame of their own again, since time 0."""
+        self.broken_ns = 0
+        """Time that this took from guests."""
         self._break_ns = int(rates.number("sharing.break_ns"))
 
     # Coming together
 
     def share(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Make the frames of resident, private ``gfns`` shared ones, each mapped once; return them, int64[n]."""
-        self._make_small(vm, gfns)
+        self.make_small(vm, gfns)
         frames = vm.nested.translate(gfns)
         self._let_go(frames)
         self.vmm.host.assign(frames, owner=SHARED, pages=np.ones(frames.size, np.int64))
@@ -49,7 +57,7 @@ class Merging:
 
     def merge(self, vm: VirtualMachine, gfns: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Map resident, private ``gfns`` to shared ``frames`` that hold the same (int64[n] each); free their own."""
-        self._make_small(vm, gfns)
+        self.make_small(vm, gfns)
         old = vm.nested.translate(gfns)
         self._let_go(np.append(old, frames))
         vm.nested.remap(gfns, frames)
@@ -63,8 +71,8 @@ class Merging:
         if np.any(self.vmm.host.frames["mark"][frames] & ISOLATED):
             self.vmm.disrupt()
 
-    def _make_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
-        """Split the large leaves over ``gfns``: 4 KiB pages are what is shared."""
+    def make_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Split the large leaves over ``gfns``: 4 KiB pages are what is shared. This may cost a VM, for want of tables."""
         large = np.unique(gfns[vm.nested.mapped_sizes(gfns) == 1] & -PAGEBLOCK)
         if large.size:
             vm.nested.split_many(large)
@@ -108,6 +116,8 @@ class Merging:
         self._leave(vm, gfns, old)
         vm.remapped_pages += int(gfns.size)
         vm.stall_ns["unsharing"] += int(gfns.size) * self._break_ns
+        self.broken_pages += int(gfns.size)
+        self.broken_ns += int(gfns.size) * self._break_ns
         self.vmm.flush(vm)
         vm.flushes += 1
         return int(gfns.size)
@@ -122,6 +132,7 @@ class Merging:
         vm.merged[gfns] = False
         vm.merged_pages -= int(gfns.size)
         free = self._count(frames, -1)
+        self.left(frames)
         if free.size:
             self.gone(free)
             self.vmm.host.give_back(free)
@@ -166,3 +177,4 @@ class Merging:
         frames, counts = np.unique(np.concatenate(mapped), return_counts=True)
         assert np.array_equal(frames, shared), "shared frames and the frames of merged pages differ"
         assert np.array_equal(counts, book["page"][shared]), "mappings of a shared frame are miscounted"
+        self.recount()
