@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from vmmsim.scenario import Sharing as Settings
 
 PAGE: Final = 4096
-BATCH_PAGES: Final = 1 << 15
+BATCH_PAGES: Final = 1 << 16
 """Pages that are scanned in one event, at most."""
 STRIDE: Final = 1 << 12
 """gfns that are looked at in one go, at least: most may have no frame."""

@@ -105,7 +105,7 @@ def _node_with_room(content: int, s_keys: Any, s_heads: Any, counts: Any, follow
 def _scan(
     first_item: int, contents: Any, states: Any, seen: Any, flags: Any, frames: Any, most: int,
     s_keys: Any, s_heads: Any, node_content: Any, node_frame: Any, counts: Any, following: Any, spare: Any,
-    u_keys: Any, u_items: Any, outcomes: Any, nodes: Any, partners: Any, tally: Any,
+    spares: int, u_keys: Any, u_items: Any, outcomes: Any, nodes: Any, partners: Any, tally: Any,
 ) -> None:  # fmt: skip
     """Do Linux's cmp_and_merge_page for each page of a range, in order; see ``ContentTrees.scan``.
 
@@ -152,7 +152,7 @@ def _scan(
             outcomes[i] = FOUNDS
             partners[i] = u_items[at]
             u_items[at] = NONE
-            node = spare[founded]
+            node = spare[spares - 1 - founded]
             founded += 1
             place = _slot(s_keys, content)
             if s_keys[place] == NONE:
@@ -193,7 +193,8 @@ class ContentTrees:
         self.count = np.zeros(_SMALLEST, np.int32)
         """int32[nodes]: its mappings."""
         self._next = np.full(_SMALLEST, NONE, np.int32)
-        self._spare = list(range(_SMALLEST))
+        self._spare = np.arange(_SMALLEST, dtype=np.int32)
+        self._spares = _SMALLEST
         self._s_keys, self._s_heads = _table(_SMALLEST, np.int32)
         self._s_used = 0
         self._u_keys, self._u_items = _table(_SMALLEST, np.int64)
@@ -202,7 +203,7 @@ class ContentTrees:
     @property
     def nodes(self) -> int:
         """How many nodes there are."""
-        return self.content.size - len(self._spare)
+        return self.content.size - self._spares
 
     @property
     def chains(self) -> int:
@@ -241,13 +242,12 @@ class ContentTrees:
         self._make_room(size)
         outcomes, nodes = np.zeros(size, np.uint8), np.full(size, NONE, np.int32)
         partners, tally = np.full(size, NONE, np.int64), np.zeros(4, np.int64)
-        spare = np.array(self._spare[-size:][::-1], np.int32)
         _scan(
             first_item, contents, states, seen, flags, frames, self.most, self._s_keys, self._s_heads, self.content,
-            self.frame, self.count, self._next, spare, self._u_keys, self._u_items, outcomes, nodes, partners, tally,
+            self.frame, self.count, self._next, self._spare, self._spares, self._u_keys, self._u_items, outcomes, nodes,
+            partners, tally,
         )  # fmt: skip
-        if founded := int(np.count_nonzero(outcomes == FOUNDS)):
-            del self._spare[-founded:]
+        self._spares -= int(np.count_nonzero(outcomes == FOUNDS))
         self._s_used += int(tally[2])
         self._u_used += int(tally[3])
         return outcomes, nodes, partners, int(tally[0]), int(tally[1])
@@ -261,7 +261,8 @@ class ContentTrees:
         if nodes.size:
             _unlink(nodes, self._s_keys, self._s_heads, self.content, self._next)
             self.count[nodes] = 0
-            self._spare += nodes.tolist()
+            self._spare[self._spares : self._spares + nodes.size] = nodes
+            self._spares += int(nodes.size)
 
     def forget_unstable(self) -> None:
         """Begin a full scan: the unstable tree is empty."""
@@ -278,14 +279,16 @@ class ContentTrees:
             keys, items = _table(_power_over(4 * (self._u_used + more)), np.int64)
             self._u_used = int(_rehash(self._u_keys, self._u_items, keys, items))
             self._u_keys, self._u_items = keys, items
-        if len(self._spare) < more:
+        if self._spares < more:
             old = self.content.size
             new = max(2 * old, old + more)
             for name, blank in (("content", NONE), ("frame", NONE), ("count", 0), ("_next", NONE)):
                 grown = np.full(new, blank, np.int32)
                 grown[:old] = getattr(self, name)
                 setattr(self, name, grown)
-            self._spare = [*range(old, new), *self._spare]
+            spare = np.full(new, NONE, np.int32)
+            spare[: new - old], spare[new - old : new - old + self._spares] = np.arange(old, new), self._spare[: self._spares]
+            self._spare, self._spares = spare, self._spares + new - old
 
 
 def _table(size: int, kind: Any) -> tuple[Any, Any]:
