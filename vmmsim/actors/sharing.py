@@ -153,32 +153,34 @@ class Sharing:
         left = wake_ups * each
         while left and self.vmm.vms:
             left -= self._some(left)
-            if left and self._gfn == 0 and not self._advance():
+            if left and not self._more() and not self._advance():
                 left -= left % each or each
                 self._end_full_scan()
 
     def _some(self, most: int) -> int:
-        """Scan up to ``most`` resident pages of the VM at the cursor; return how many. At its end the cursor is at 0."""
-        vm = self.vmm.vms.get(self._vm)
-        if vm is None:
-            self._gfn = 0
+        """Scan up to ``most`` resident pages of the VM at the cursor, if it has more; return how many."""
+        if not self._more():
             return 0
+        vm = self.vmm.vms[self._vm]
         start, end = self._gfn, min(self._gfn + max(most, STRIDE), vm.memory_top)
-        if end <= start:
-            self._gfn = 0
-            return 0
         frames = vm.nested.translate_range(start, end)
         count = int(np.count_nonzero(frames >= 0))
         if count > most:
             frames = frames[: int(np.flatnonzero(frames >= 0)[most])]
             count, end = most, start + frames.size
-        self._gfn = end if end < vm.memory_top else 0
+        self._gfn = end
         self._scan_range(vm, start, frames)
         self.scanned_pages += count
         return count
 
+    def _more(self) -> bool:
+        """Tell whether the VM at the cursor has gfns beyond it."""
+        vm = self.vmm.vms.get(self._vm)
+        return vm is not None and self._gfn < vm.memory_top
+
     def _advance(self) -> bool:
         """Go on with the next VM; return False, at the first one again, if there is none after this."""
+        self._gfn = 0
         after = sorted(number for number in self.vmm.vms if number > self._vm)
         self._vm = after[0] if after else min(self.vmm.vms, default=0)
         return bool(after)

@@ -134,7 +134,7 @@ def _scan(
             continue
         mine = first_item + 2 * i + (_PIN if states[i] == PINNED else 0)
         at = _slot(u_keys, content)
-        if u_keys[at] == NONE or u_items[at] == NONE:
+        if u_keys[at] == NONE or u_items[at] == NONE or u_items[at] | _PIN == mine | _PIN:
             if u_keys[at] == NONE:
                 u_keys[at] = content
                 tally[3] += 1
