@@ -167,8 +167,6 @@ BAD: list[tuple[str, str, str]] = [
      'actor[0].use: "Nightly" does not name a class; write e.g. "backup.py:Nightly"'),
 
     # what is not modelled yet
-    (HOST, f'{HOST}\nsharing = {{ pages_to_scan = 100 }}',
-     "host.sharing: page sharing is not modelled yet; remove this table"),
     (HOST, f'{HOST}\nswap = {{ device = "nvme", size = "8GiB" }}',
      "host.swap: swapping is not modelled yet; remove this table"),
     (HOST, f'{HOST}\nballoon = {{ policy = "keep.py:KeepFree", share = 0.2 }}',

@@ -25,6 +25,7 @@ from vmmsim.memory.content_trees import (
     FREE,
     ITEM,
     JOINS,
+    NONE,
     PINNED,
     REFUSED,
     SKIPPED,
@@ -59,7 +60,7 @@ class Items:
     """What ksmd keeps of one VM: an rmap_item for each page that it met."""
 
     def __init__(self, pages: int) -> None:
-        self.seen = np.zeros(pages, np.int32)
+        self.seen = np.full(pages, NONE, np.int32)
         """int32[gfns]: the checksum, here the content itself, at the last scan."""
         self.flags = np.zeros(pages, np.uint8)
         """uint8[gfns]: ``ITEM``, ``UNSTABLE``."""
