@@ -12,7 +12,7 @@ from tests.actors.toys import MACHINE, MIB
 from vmmsim.actors.guest import Guest
 from vmmsim.actors.merging import Merging
 from vmmsim.jit import INTERPRETED
-from vmmsim.scenario import Scenario
+from vmmsim.scenario import Scenario, VmMode
 from vmmsim.scenario.host import Compaction, Sharing
 from vmmsim.testing import SystemMachine, check, toy_scenario, toy_vm
 
@@ -20,9 +20,9 @@ LIVES = 1 if INTERPRETED else 4
 RULES = 12 if INTERPRETED else 45
 
 
-def small(seed: int) -> Scenario:
+def small(seed: int, mode: VmMode = "dual-direct") -> Scenario:
     """Two small VMs that come and go, one of which wants segments, and ksmd beside them."""
-    vms = {"a": toy_vm(16 * MIB, mode="dual-direct", footprint_bytes=4 * MIB), "b": toy_vm(16 * MIB)}
+    vms = {"a": toy_vm(16 * MIB, mode=mode, footprint_bytes=4 * MIB), "b": toy_vm(16 * MIB)}
     host = {
         "compaction": Compaction(bandwidth_bytes_per_second=1 << 30),
         "sharing": Sharing(),
@@ -63,13 +63,13 @@ class SharingMachine(SystemMachine):
     def do_equal(self) -> None:
         """Write the same few contents to some pages of a VM."""
         guest, gfns = self.resident()
-        some = np.sort(self.random.choice(gfns, min(gfns.size, 60), replace=False))
+        some = np.sort(self.random.choice(gfns, min(gfns.size, 400), replace=False))
         self.write(guest, some, self.random.integers(0, 4, some.size).astype(np.int32))
 
     def do_write(self) -> None:
         """Write to some pages what nobody has."""
         guest, gfns = self.resident()
-        some = self.random.choice(gfns, min(gfns.size, 40), replace=False)
+        some = self.random.choice(gfns, min(gfns.size, 200), replace=False)
         assert self.sim.vmm.contents is not None
         self.write(guest, some, self.sim.vmm.contents.fresh(some.size))
 
@@ -99,6 +99,10 @@ def test_random_lives_with_page_sharing_pass_every_check_and_meet_enough() -> No
     assert not {name: met[name] for name, most in least.items() if met[name] < most}, met
 
 
+def test_a_life_with_no_bug_planted_passes(monkeypatch: Any) -> None:
+    assert not found_with(monkeypatch, "_count", _count)
+
+
 def test_a_merge_that_forgets_to_protect_a_page_is_found(monkeypatch: Any) -> None:
     """A planted bug: the leaf of a merged page may still be written through."""
     assert found_with(monkeypatch, "_protect", _protect_nothing)
@@ -119,11 +123,12 @@ def _protect_nothing(self: Merging, vm: Any, gfns: NDArray[np.int64]) -> None:
 def found_with(monkeypatch: Any, name: str, bug: Any) -> bool:
     """Return whether a life with ``bug`` in place of a method of ``Merging`` fails a check."""
     monkeypatch.setattr(Merging, name, bug)
-    machine = SharingMachine(small(1), seed=1)
+    machine = SharingMachine(small(1, "base"), seed=1)
     try:
         machine.advance(10**9)
-        for rule in ("do_equal", "do_equal", "do_scan", "do_scan", "do_scan", "do_write", "do_write"):
+        for rule in ("do_equal", "do_equal", "do_scan", "do_scan", "do_scan", "do_write", "do_write", "do_write"):
             machine.follow(rule)
+        machine.advance(10**9)
     except AssertionError:
         return True
     return False

@@ -11,7 +11,6 @@ from vmmsim.actors.guest import Guest
 from vmmsim.actors.sharing import Counters
 from vmmsim.memory.frames import PAGEBLOCK, SHARED, Kind
 from vmmsim.rates import number
-from vmmsim.scenario.host import Compaction
 from vmmsim.simulation import Simulation
 from vmmsim.testing import check
 
@@ -276,22 +275,24 @@ def test_pages_merge_once_their_segment_is_left_and_come_apart_before_it_is_buil
 # Frames that move, and break
 
 
-def test_compaction_moves_shared_frames_for_all_who_map_them() -> None:
-    sim, guests = host(3, host={"compaction": Compaction(bandwidth_bytes_per_second=1 << 30)})
+def test_who_moves_shared_frames_moves_them_for_all_who_map_them_and_ksm_finds_them_again() -> None:
+    """As the compactor does, and the builder of a segment with what lies in its window."""
+    sim, guests = host(3)
     held = fresh(sim, 50).tolist()
     for content in held:
         for guest in guests:
             hold(guest, 2, content)
     full_scans(sim, 2)
-    assert sim.sharing is not None
-    before = np.sort(sim.sharing.trees.frame[sim.sharing.trees.content >= 0])
-    doing(sim, sim.compact())
-    after = np.sort(sim.sharing.trees.frame[sim.sharing.trees.content >= 0])
-    assert np.setdiff1d(after, before).size, "no shared frame moved: nothing was tested"
+    old = np.flatnonzero((sim.host.frames["owner"] == SHARED) & (sim.host.frames["kind"] == Kind.USER))
+    new = sim.vmm.take_unmapped(old.size)
+    sim.host.assign(new, owner=SHARED, pages=sim.host.frames["page"][old].astype(np.int64))
+    sim.compactor.carry_out(old, new)
+    sim.host.give_back(old)
     check(sim)
     late = hold(guests[0], 1, held[0])
     full_scans(sim)
     assert is_merged(guests[0], late).all()
+    assert np.isin(guests[0].vm.nested.translate(late), new).all()
 
 
 def shared_frame(sim: Simulation, guests: list[Guest]) -> tuple[np.ndarray, list[int]]:
