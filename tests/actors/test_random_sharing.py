@@ -34,7 +34,7 @@ def small(seed: int, mode: VmMode = "dual-direct") -> Scenario:
 
 
 class SharingMachine(SystemMachine):
-    """Guests that come to hold equal pages, and write to them again; ksmd scans on its own, and now and then at once."""
+    """Guests that come to hold equal pages, and write to them again; ksmd scans on its own, and when told."""
 
     def __init__(self, scenario: Scenario, *, seed: int) -> None:
         super().__init__(scenario, seed=seed)

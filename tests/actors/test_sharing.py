@@ -1,4 +1,4 @@
-"""Page sharing as Linux's KSM does it: who is merged and when, who is left alone, who is refused, and what it counts."""
+"""Page sharing as Linux's KSM does it: who is merged and when, who is left alone or refused, and what it counts."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ class Rules:
         self.unstable: dict[int, tuple[int, bool]] = {}
         self.seen: dict[int, int] = {}
 
-    def scan(self, gfn: int, content: int, state: int) -> tuple[int, list[int] | None, int]:
+    def scan(  # noqa: PLR0911  one a rule
+        self, gfn: int, content: int, state: int
+    ) -> tuple[int, list[int] | None, int]:
         """Return outcome, node and partner."""
         if state == SKIPPED:
             return LEFT, None, NONE
@@ -112,9 +114,7 @@ def test_tables_grow_and_forget_nothing() -> None:
     states, frames = np.full(size, FREE, np.uint8), np.arange(size, dtype=np.int32)
     for first in range(0, size, 500):
         span = slice(first, first + 500)
-        outcomes = trees.scan(
-            item_of(1, first), contents[span], states[span], seen[span], flags[span], frames[span]
-        )[0]
+        outcomes = trees.scan(item_of(1, first), contents[span], states[span], seen[span], flags[span], frames[span])[0]
         assert outcomes.tolist() == [LEFT, FOUNDS] * 250
     assert trees.nodes == size // 2
     assert (trees.scan(item_of(2, 0), contents, states, seen, flags, frames)[0] == JOINS).all()

@@ -81,9 +81,7 @@ class Faults:
                 if vm.running:
                     self.memory_failure(vm, gfn, cause)
 
-    def _strike_shared(
-        self, frames: NDArray[np.int64], bad: NDArray[np.int64], correctable: bool, cause: int
-    ) -> None:
+    def _strike_shared(self, frames: NDArray[np.int64], bad: NDArray[np.int64], correctable: bool, cause: int) -> None:
         """Save what several VMs share, once for all; what cannot be read is lost to every one of them.
 
         ``bad``: all frames that the fault strikes, none of which is a new place.
@@ -98,7 +96,9 @@ class Faults:
             host.retire(new[again])
             new[again] = self.vmm.take_unmapped(int(np.count_nonzero(again)))
         self._retire_free(frames)
-        still = (book["kind"][frames] == Kind.USER) & (book["owner"][frames] == SHARED)  # finding room may have cost VMs
+        still = (book["kind"][frames] == Kind.USER) & (
+            book["owner"][frames] == SHARED
+        )  # finding room may have cost VMs
         host.give_back(new[~still])
         frames, new = frames[still], new[still]
         if not frames.size:

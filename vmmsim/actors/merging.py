@@ -72,7 +72,10 @@ class Merging:
             self.vmm.disrupt()
 
     def make_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
-        """Split the large leaves over ``gfns``: 4 KiB pages are what is shared. This may cost a VM, for want of tables."""
+        """Split the large leaves over ``gfns``: 4 KiB pages are what is shared.
+
+        ``VmLost`` if there is no frame for a table, and this VM is the one that is killed.
+        """
         large = np.unique(gfns[vm.nested.mapped_sizes(gfns) == 1] & -PAGEBLOCK)
         if large.size:
             vm.nested.split_many(large)

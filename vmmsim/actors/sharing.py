@@ -19,13 +19,13 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.sharing_books import Counters, Items
 from vmmsim.actors.vmm import VmLost
 from vmmsim.memory.content_trees import (
     FOUNDS,
     FREE,
     ITEM,
     JOINS,
-    NONE,
     PINNED,
     REFUSED,
     SKIPPED,
@@ -54,49 +54,6 @@ STRIDE: Final = 1 << 12
 """gfns that are looked at in one go, at least: most may have no frame."""
 BATCHES: Final = 16
 """Events that a full scan takes, at least: so long as wake-ups are no longer than that."""
-
-
-class Items:
-    """What ksmd keeps of one VM: an rmap_item for each page that it met."""
-
-    def __init__(self, pages: int) -> None:
-        self.seen = np.full(pages, NONE, np.int32)
-        """int32[gfns]: the checksum, here the content itself, at the last scan."""
-        self.flags = np.zeros(pages, np.uint8)
-        """uint8[gfns]: ``ITEM``, ``UNSTABLE``."""
-        self.items = 0
-        self.unshared = 0
-        """Items in the unstable tree."""
-
-    def drop(self, gfns: NDArray[np.int64]) -> None:
-        """Forget pages that are there no longer."""
-        flags = self.flags[gfns]
-        self.items -= int(np.count_nonzero(flags & ITEM))
-        self.unshared -= int(np.count_nonzero(flags & UNSTABLE))
-        self.flags[gfns] = 0
-
-
-@attrs.frozen
-class Counters:
-    """What Linux tells of KSM in sysfs, by its names, and what only the model knows."""
-
-    pages_shared: int
-    """Shared frames."""
-    pages_sharing: int
-    """Mappings of them beyond the first: frames saved."""
-    pages_unshared: int
-    """Pages that met no equal one, though they were looked for."""
-    pages_volatile: int
-    """Pages that changed too fast to be looked for, and those that were refused."""
-    full_scans: int
-    stable_node_chains: int
-    general_profit: int
-    """Bytes saved, less what the items take."""
-    refused_pinned_vmm: int
-    """Merges refused since time 0, because a VMM segment pins one of the two pages."""
-    scanned_pages: int
-    ksmd_ns: int
-    """CPU time of ksmd since time 0."""
 
 
 class Sharing:
@@ -318,12 +275,12 @@ class Sharing:
         """Tell which pages may be merged still, hold ``content``, and lie in ``frames`` if those are given."""
         now = vm.nested.translate(gfns).astype(np.int32)
         same = (self._states(vm, gfns, now) == FREE) & (self.contents.of_frame[now] == content)
-        return same if frames is None else same & (now == frames)
+        return np.asarray(same if frames is None else same & (now == frames))
 
     def _stands(self, nodes: NDArray[np.int32], content: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Tell which nodes hold ``content``, and have a frame that nobody is moving."""
         there = self.trees.content[nodes] == content
-        return there & (self.vmm.host.frames["mark"][self.trees.frame[nodes]] & ISOLATED == 0)
+        return np.asarray(there & (self.vmm.host.frames["mark"][self.trees.frame[nodes]] & ISOLATED == 0))
 
     def _found(
         self, vm: VirtualMachine, gfns: NDArray[np.int64], nodes: NDArray[np.int32], numbers: NDArray[np.int64],
@@ -398,9 +355,10 @@ class Sharing:
             return
         count = self.counters()
         why = (
-            f"{scans} full scan{'s' if scans != 1 else ''}, {scanned * self._scan_ns / 1e9:.1f} s of ksmd; {broken} pages "
-            f"were written to and came apart; pages_shared {count.pages_shared}, pages_sharing {count.pages_sharing}, "
-            f"pages_unshared {count.pages_unshared}, pages_volatile {count.pages_volatile}"
+            f"{scans} full scan{'s' if scans != 1 else ''}, {scanned * self._scan_ns / 1e9:.1f} s of ksmd; {broken} "
+            f"pages were written to and came apart; pages_shared {count.pages_shared}, "
+            f"pages_sharing {count.pages_sharing}, pages_unshared {count.pages_unshared}, "
+            f"pages_volatile {count.pages_volatile}"
         )
         row = self.recorder.decide(
             "ksm", "merge", asked=f"{scanned} pages", got=f"{merged} pages", outcome="done", why=why

@@ -101,6 +101,18 @@ def _node_with_room(content: int, s_keys: Any, s_heads: Any, counts: Any, follow
     return best
 
 
+@inlined
+def _add(node: int, content: int, s_keys: Any, s_heads: Any, node_content: Any, following: Any) -> int:
+    """Put a node before the others of its content; return 1 if that is a new key, else 0."""
+    at, new = _slot(s_keys, content), 0
+    if s_keys[at] == NONE:
+        s_keys[at], s_heads[at], new = content, NONE, 1
+    node_content[node] = content
+    following[node] = s_heads[at]
+    s_heads[at] = node
+    return new
+
+
 @kernel
 def _scan(
     first_item: int, contents: Any, states: Any, seen: Any, flags: Any, frames: Any, most: int,
@@ -154,14 +166,8 @@ def _scan(
             u_items[at] = NONE
             node = spare[spares - 1 - founded]
             founded += 1
-            place = _slot(s_keys, content)
-            if s_keys[place] == NONE:
-                s_keys[place] = content
-                s_heads[place] = NONE
-                tally[2] += 1
-            node_content[node], node_frame[node], counts[node] = content, frames[i], 2
-            following[node] = s_heads[place]
-            s_heads[place] = node
+            tally[2] += _add(node, content, s_keys, s_heads, node_content, following)
+            node_frame[node], counts[node] = frames[i], 2
             nodes[i] = node
 
 
@@ -214,7 +220,7 @@ class ContentTrees:
     def candidates(
         self, contents: NDArray[np.int32], states: NDArray[np.uint8], seen: NDArray[np.int32], flags: NDArray[np.uint8]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-        """Return what pages of a range may meet in the unstable tree: slots, items and what they held when put there."""
+        """Return what pages of a range may meet in the unstable tree: slots, items and what they held then."""
         out = np.empty(contents.size, np.int64)
         count = _candidates(contents, states, seen, flags, self._u_keys, self._u_items, out)
         slots = np.unique(out[:count])
@@ -287,7 +293,10 @@ class ContentTrees:
                 grown[:old] = getattr(self, name)
                 setattr(self, name, grown)
             spare = np.full(new, NONE, np.int32)
-            spare[: new - old], spare[new - old : new - old + self._spares] = np.arange(old, new), self._spare[: self._spares]
+            spare[: new - old], spare[new - old : new - old + self._spares] = (
+                np.arange(old, new),
+                self._spare[: self._spares],
+            )
             self._spare, self._spares = spare, self._spares + new - old
 
 
