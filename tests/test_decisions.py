@@ -21,7 +21,9 @@ VMS_COLUMNS = [
 ]  # fmt: skip
 HOST_COLUMNS = [
     "t_ns", "free_bytes", "largest_free_bytes", *(f"free_blocks_{order}" for order in range(11)), "unusable_2m",
-    "page_table_bytes", "bad_frames", "moved_bytes",
+    "page_table_bytes", "bad_frames", "moved_bytes", "pages_shared", "pages_sharing", "pages_unshared",
+    "pages_volatile", "full_scans", "stable_node_chains", "general_profit", "refused_pinned_vmm", "unshared_writes",
+    "unsharing_ns", "ksmd_ns",
 ]  # fmt: skip
 
 

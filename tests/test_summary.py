@@ -227,6 +227,17 @@ def test_the_host_from_start_to_end():
     assert (host["moved_bytes"], host["bad_frames"], host["faults"]) == (8, 2, 1)
 
 
+def test_page_sharing_is_told_where_it_was_on():
+    writer = Writer()
+    writer.at(0).host_row(free_bytes=GIB)
+    assert writer.result(1).summary["host"]["sharing"] is None
+    for now, sharing in ((1, 5), (2, 9), (3, 7)):
+        writer.at(now).host_row(pages_sharing=sharing, full_scans=now, ksmd_ns=now * 100, refused_pinned_vmm=4)
+    found = writer.result(4).summary["host"]["sharing"]
+    assert found["saved_bytes"] == {"start": 0, "end": 7 * 4096, "least": 0, "most": 9 * 4096}
+    assert (found["full_scans"], found["ksmd_ns"], found["refused_pinned_vmm"]) == (3, 300, 4)
+
+
 def test_decisions_are_counted_and_refusals_are_told_once():
     found = fragmented_database().summary["decisions"]
     assert found["count"] == 8

@@ -86,6 +86,17 @@ HOST: Final = (
     Column("page_table_bytes", "integer", "nested page tables"),
     Column("bad_frames", "integer", "frames retired"),
     Column("moved_bytes", "integer", "copied by compaction and evacuation since time 0"),
+    Column("pages_shared", "integer", "frames that several pages share"),
+    Column("pages_sharing", "integer", "pages mapped to them beyond the first of each: frames saved"),
+    Column("pages_unshared", "integer", "pages that KSM looked for and found no equal of"),
+    Column("pages_volatile", "integer", "pages that changed too fast for KSM, or were refused"),
+    Column("full_scans", "integer", "times that KSM scanned all of guest memory"),
+    Column("stable_node_chains", "integer", "contents that more pages have than one frame may be mapped by"),
+    Column("general_profit", "integer", "bytes that page sharing saves, less what it keeps to know it"),
+    Column("refused_pinned_vmm", "integer", "merges refused since time 0 because a VMM segment pins the page"),
+    Column("unshared_writes", "integer", "shared pages that got a frame of their own again, since time 0"),
+    Column("unsharing_ns", "integer", "time that this took from guests"),
+    Column("ksmd_ns", "integer", "CPU time of page sharing since time 0"),
 )
 COUNTERS: Final = (*(count.name.lower() for count in Count), "references")
 """Counters of the walks table: those of the engine, and both kinds of reference together."""

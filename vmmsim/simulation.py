@@ -27,6 +27,7 @@ from vmmsim.actors.host_survival import HostSurvival
 from vmmsim.actors.host_swap import HostSwap
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.merging import Merging
+from vmmsim.actors.sharing import Sharing
 from vmmsim.actors.swap_device import SwapDevice
 from vmmsim.actors.vmm import Vmm
 from vmmsim.addresses import format_duration
@@ -86,8 +87,11 @@ class Simulation:
         self.vmm.kill = self.kill
         if self.has_contents:
             self.vmm.contents = Contents(self.host.pages)
+        self.sharing: Sharing | None = None
+        """ksmd; None where page sharing is off."""
         if host.sharing is not None:
             self.vmm.merging = Merging(self.vmm)
+            self.sharing = Sharing(self.env, self.vmm, self.recorder, host.sharing, every_ns=self.every_ns)
         if host.swap is not None:
             self.vmm.swap = HostSwap(self.vmm, SwapDevice(self.env, host.swap.device, host.swap.size_bytes >> 12))
         self.compactor = Compactor(self.env, self.vmm, self.recorder, host.compaction)
@@ -98,7 +102,7 @@ class Simulation:
         self.faults.host_lost = self._host_lost
         self.guests: dict[str, Guest] = {}
         """Guests that run, by name."""
-        self.series = HostSeries(self.env, self.vmm, self.compactor, self.recorder)
+        self.series = HostSeries(self.env, self.vmm, self.compactor, self.recorder, self.sharing)
         self.held_memory = HeldMemory(self.vmm, self.recorder)
         self.manager = self._manager()
         """Who sets balloon targets; None where no policy does."""
@@ -185,6 +189,8 @@ class Simulation:
                 self.env.process(self.compactor.background())
             if self.manager is not None:
                 self.env.process(self.manager.managing())
+            if self.sharing is not None:
+                self.env.process(self.sharing.scanning())
             self.env.process(self.series.sampling(self.every_ns))
         else:
             self.series.record()  # a life in which nothing happens has a host, too
@@ -280,6 +286,8 @@ class Simulation:
         for guest in self.guests.values():
             if guest.vcpus is not None:
                 guest.vcpus.stop()
+        if self.sharing is not None:
+            self.sharing.tell()
         self.series.record()
 
     # What scripts call

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from vmmsim.addresses import PAGE_BYTES
 from vmmsim.lives import Life, lives
 from vmmsim.run_tables import NO_CAUSE, THE_VM
 
@@ -234,7 +235,18 @@ def of_host(host: pa.Table, decisions: list[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {name: _course(rows[name]) for name in names}
     for name in ("bad_frames", "moved_bytes"):
         found[name] = rows[name][-1] if rows[name] else 0
-    return {**found, "faults": sum(row["verb"] == "fault" and row["cause"] == NO_CAUSE for row in decisions)}
+    faults = sum(row["verb"] == "fault" and row["cause"] == NO_CAUSE for row in decisions)
+    return {**found, "faults": faults, "sharing": of_sharing(host)}
+
+
+def of_sharing(host: pa.Table) -> dict[str, Any] | None:
+    """Return what page sharing saved and what it cost; None where it was off."""
+    totals = ("full_scans", "ksmd_ns", "unshared_writes", "unsharing_ns", "refused_pinned_vmm", "general_profit")
+    rows = host.select(["pages_sharing", *totals]).to_pydict()
+    if not any(rows["ksmd_ns"]):
+        return None
+    saved = _course([pages * PAGE_BYTES for pages in rows["pages_sharing"]])
+    return {"saved_bytes": saved, **{name: rows[name][-1] for name in totals}}
 
 
 def _course(values: list[Any]) -> dict[str, Any]:

@@ -71,17 +71,15 @@ class Activity:
         """
         until = self._position() if until is None else until
         accessed, wrote = np.zeros(numbers.size, np.bool_), np.zeros(numbers.size, np.bool_)
-        last = self._seen[numbers]
+        last, ahead = self._seen[numbers], np.zeros(numbers.size, np.bool_)
         for number in np.unique(last).tolist():
             begin = self._asked[number]
-            if begin >= until:
-                continue
             some = np.flatnonzero(last == number)
-            pages = self.process.gvpns(numbers[some])
-            order = np.argsort(pages)
-            read, written = self.workload.touched_among(pages[order], begin, until)
-            accessed[some[order]], wrote[some[order]] = read | written, written
-        ahead = np.array(self._asked, np.int64)[last] >= until
+            if begin >= until:
+                ahead[some] = True
+                continue
+            read, written = self.workload.touched_among(self.process.gvpns(numbers[some]), begin, until)
+            accessed[some], wrote[some] = read | written, written
         self.marks[numbers[accessed]] |= _ANY
         self.marks[numbers[wrote]] |= LOGGED
         self._seen[numbers[~ahead]] = self._number_of(until)

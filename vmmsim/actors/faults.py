@@ -13,7 +13,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.vmm import VmLost
-from vmmsim.memory.frames import Kind
+from vmmsim.memory.frames import SHARED, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,7 @@ class Faults:
                     self._strike_vm(vm, frames[(kinds == Kind.USER) & (owners == owner)], correctable, row)
                 except VmLost:  # there was no healthy frame for it
                     self._retire_free(frames)
+        self._strike_shared(frames[(kinds == Kind.USER) & (owners == SHARED)], frames, correctable, row)
         # Whose frames these are was noted before: the VM of one may be ended by another, and its tables freed.
         if correctable:
             for kind in kinds[np.isin(kinds, UNSAVED)].tolist():
@@ -88,6 +89,35 @@ class Faults:
             return
         self._replace(vm, gfns, frames)
         if not correctable:
+            for gfn in gfns.tolist():
+                if vm.running:
+                    self.memory_failure(vm, gfn, cause)
+
+    def _strike_shared(self, frames: NDArray[np.int64], bad: NDArray[np.int64], correctable: bool, cause: int) -> None:
+        """Save what several VMs share, once for all; what cannot be read is lost to every one of them.
+
+        ``bad``: all frames that the fault strikes, none of which is a new place.
+        """
+        host, book = self.vmm.host, self.vmm.host.frames
+        if not frames.size:
+            return
+        new = self.vmm.take_unmapped(int(frames.size))
+        while np.any(again := np.isin(new, bad)):
+            host.retire(new[again])
+            new[again] = self.vmm.take_unmapped(int(np.count_nonzero(again)))
+        self._retire_free(frames)
+        still = (book["kind"][frames] == Kind.USER) & (
+            book["owner"][frames] == SHARED
+        )  # finding room may have cost VMs
+        host.give_back(new[~still])
+        frames, new = frames[still], new[still]
+        if not frames.size:
+            return
+        sharers = [(vm, vm.nested_to(frames)) for vm in self.vmm.vms.values()]
+        host.assign(new, owner=SHARED, pages=book["page"][frames].astype(np.int64))
+        self.vmm.move_shared(frames, new)
+        host.retire(frames)
+        for vm, gfns in sharers if not correctable else ():
             for gfn in gfns.tolist():
                 if vm.running:
                     self.memory_failure(vm, gfn, cause)

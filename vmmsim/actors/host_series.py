@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from simpy import Environment, Event
 
     from vmmsim.actors.compactor import Compactor
+    from vmmsim.actors.sharing import Sharing
     from vmmsim.actors.vmm import Vmm
     from vmmsim.decisions import Recorder
 
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 class HostSeries:
     """Writes rows of the host table."""
 
-    def __init__(self, env: Environment, vmm: Vmm, compactor: Compactor, recorder: Recorder) -> None:
+    def __init__(
+        self, env: Environment, vmm: Vmm, compactor: Compactor, recorder: Recorder, sharing: Sharing | None = None
+    ) -> None:
         self.env = env
         self.vmm = vmm
         self.compactor = compactor
         self.recorder = recorder
+        self.sharing = sharing
 
     def sampling(self, every_ns: int) -> Generator[Event, object, None]:
         """Write a row now and then, for ever."""
@@ -48,4 +52,5 @@ class HostSeries:
             page_table_bytes=host.count(kind=Kind.TABLE) << 12,
             bad_frames=host.count(kind=Kind.BAD),
             moved_bytes=self.compactor.moved_pages << 12,
+            **(self.sharing.columns() if self.sharing is not None else {}),
         )

@@ -32,9 +32,17 @@ class Merging:
     def __init__(self, vmm: Vmm) -> None:
         self.vmm = vmm
         self.gone: Callable[[NDArray[np.int64]], None] = lambda frames: None
-        """Told of shared frames that are free again, or have moved away; set by whoever decides what is shared."""
+        """Told of shared frames that are free again; set by whoever decides what is shared."""
+        self.left: Callable[[NDArray[np.int64]], None] = lambda frames: None
+        """Told of shared frames that lost mappings, each as often as it did, before ``gone``."""
         self.moved: Callable[[NDArray[np.int64], NDArray[np.int64]], None] = lambda old, new: None
         """Told that shared frames lie elsewhere now."""
+        self.recount: Callable[[], None] = lambda: None
+        """Checks the books of whoever decides what is shared."""
+        self.broken_pages = 0
+        """Merged pages that got a frame of their own again, since time 0."""
+        self.broken_ns = 0
+        """Time that this took from guests."""
         self._break_ns = int(rates.number("sharing.break_ns"))
 
     # Who may
@@ -62,7 +70,7 @@ class Merging:
     def share(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Make the frames of resident, private ``gfns`` shared ones, each mapped once; return them, int64[n]."""
         assert np.all(self.may_share(vm, gfns)), "a page that may not be shared"
-        self._make_small(vm, gfns)
+        self.make_small(vm, gfns)
         frames = vm.nested.translate(gfns)
         self._let_go(frames)
         self.vmm.host.assign(frames, owner=SHARED, pages=np.ones(frames.size, np.int64))
@@ -72,7 +80,7 @@ class Merging:
     def merge(self, vm: VirtualMachine, gfns: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Map resident, private ``gfns`` to shared ``frames`` that hold the same (int64[n] each); free their own."""
         assert np.all(self.may_share(vm, gfns)), "a page that may not be shared"
-        self._make_small(vm, gfns)
+        self.make_small(vm, gfns)
         old = vm.nested.translate(gfns)
         self._let_go(np.append(old, frames))
         vm.nested.remap(gfns, frames)
@@ -86,8 +94,11 @@ class Merging:
         if np.any(self.vmm.host.frames["mark"][frames] & ISOLATED):
             self.vmm.disrupt()
 
-    def _make_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
-        """Split the large leaves over ``gfns``: 4 KiB pages are what is shared."""
+    def make_small(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Split the large leaves over ``gfns``: 4 KiB pages are what is shared.
+
+        ``VmLost`` if there is no frame for a table, and this VM is the one that is killed.
+        """
         large = np.unique(gfns[vm.nested.mapped_sizes(gfns) == 1] & -PAGEBLOCK)
         if large.size:
             vm.nested.split_many(large)
@@ -131,6 +142,8 @@ class Merging:
         self._leave(vm, gfns, old)
         vm.remapped_pages += int(gfns.size)
         vm.stall_ns["unsharing"] += int(gfns.size) * self._break_ns
+        self.broken_pages += int(gfns.size)
+        self.broken_ns += int(gfns.size) * self._break_ns
         self.vmm.flush(vm)
         vm.flushes += 1
         return int(gfns.size)
@@ -145,6 +158,7 @@ class Merging:
         vm.merged[gfns] = False
         vm.merged_pages -= int(gfns.size)
         free = self._count(frames, -1)
+        self.left(frames)
         if free.size:
             self.gone(free)
             self.vmm.host.give_back(free)
@@ -189,3 +203,4 @@ class Merging:
         frames, counts = np.unique(np.concatenate(mapped), return_counts=True)
         assert np.array_equal(frames, shared), "shared frames and the frames of merged pages differ"
         assert np.array_equal(counts, book["page"][shared]), "mappings of a shared frame are miscounted"
+        self.recount()

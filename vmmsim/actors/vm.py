@@ -261,6 +261,11 @@ class VirtualMachine:
             frames[self.merged[base:limit]] = -1
         return frames
 
+    def nested_to(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the merged gfns that are mapped to one of the shared ``frames``."""
+        gfns = np.flatnonzero(self.merged) if self.merged is not None else np.empty(0, np.int64)
+        return np.asarray(gfns[np.isin(self.nested.translate(gfns), frames)])
+
     def empty_blocks(self) -> NDArray[np.bool_]:
         """Return bool[blocks]: the 2 MiB blocks that one large frame may back: memory throughout, and empty."""
         return np.asarray((self.backed == 0) & (self.swapped_of_block == 0) & self.whole_blocks)

@@ -15,7 +15,7 @@ from vmmsim import rates
 from vmmsim.actors.costs import rendezvous_ns
 from vmmsim.actors.remapping import remap
 from vmmsim.actors.vm import frames_of
-from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import ISOLATED, NOBODY, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
 from vmmsim.translation.registers import Segment
 
@@ -376,6 +376,14 @@ class Vmm:
             rest = gfns[frames.size :]
             more = self.host.take(int(rest.size), kind=Kind.USER, owner=vm.number, pages=rest)
             frames = np.concatenate([frames, more])
+        return frames
+
+    def take_unmapped(self, count: int) -> NDArray[np.int64]:
+        """Return int64[count]: new frames of guest memory whose owner is still to be booked."""
+        frames = self.host.take(count, kind=Kind.USER)
+        while frames.size < count:
+            self._make_room(count - int(frames.size), NOBODY)
+            frames = np.concatenate([frames, self.host.take(count - int(frames.size), kind=Kind.USER)])
         return frames
 
     def reload_filter(self, vm: VirtualMachine) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from vmmsim.memory.ageing import HOUR_NS, age, profile
 from vmmsim.memory.compaction import Mode, compact, evacuate, finish
+from vmmsim.memory.content_trees import ContentTrees
 from vmmsim.memory.frames import PAGEBLOCK, Kind
 from vmmsim.memory.ledger import Memory
 from vmmsim.memory.placement import Placement
@@ -36,6 +37,7 @@ def warm() -> None:
     lived = attrs.evolve(profile("host"), file_pages=32, process_pages=32)
     age(aged, HOUR_NS // 100, np.random.default_rng(0), lived)
     _place(aged)
+    _share()
 
 
 def _place(host: Memory) -> None:
@@ -46,3 +48,15 @@ def _place(host: Memory) -> None:
     plan.lend(PAGEBLOCK)
     while batch := plan.batch():
         plan.commit(batch)
+
+
+def _share() -> None:
+    """Scan a few pages, two of which merge and come apart, and let both trees grow."""
+    trees = ContentTrees(2)
+    contents, frames = np.arange(1 << 10, dtype=np.int32), np.arange(1 << 10, dtype=np.int32)
+    contents[1] = 0
+    states, seen, flags = np.ones(1 << 10, np.uint8), np.zeros(1 << 10, np.int32), np.zeros(1 << 10, np.uint8)
+    for _ in range(2):
+        trees.candidates(contents, states, seen, flags)
+        nodes = trees.scan(0, contents, states, seen, flags, frames)[1]
+    trees.remove(nodes[1:2])

@@ -19,7 +19,7 @@ from vmmsim.report.headline import content, headline, is_content, others
 from vmmsim.report.marks import Grid, mark
 from vmmsim.report.reasons import Reasons
 from vmmsim.report.story_decisions import decisions_block
-from vmmsim.report.story_host import contiguity_block, memory_block
+from vmmsim.report.story_host import contiguity_block, memory_block, sharing_block
 from vmmsim.report.story_vms import compact_block, vm_block
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def story(result: Result, *, width: int = WIDEST, unicode: bool = True) -> list[
         _headlines(found["vm"], told, reasons, grid),
         _lives_block(all_lives, found["vm"], at_length, reasons, grid),
         memory_block(result["host"], all_lives, _host_bytes(result.scenario), grid),
+        sharing_block(found["host"]["sharing"], grid),
         contiguity_block(result["host"], found["host"], grid),
         decisions_block(found["decisions"], reasons, at_length, grid),
         _again(result, grid),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from rich.text import Text
 
-from vmmsim.addresses import PAGE_BYTES, format_bytes
+from vmmsim.addresses import PAGE_BYTES, format_bytes, format_duration
 from vmmsim.report import theme
 from vmmsim.report.marks import Grid, levels
 from vmmsim.run_tables import ORDERS
@@ -68,6 +69,22 @@ def _families(all_lives: Mapping[str, Life]) -> Iterator[tuple[str, Life]]:
     many = Counter(stems.values())
     for vm, life in all_lives.items():
         yield f"{many[stems[vm]]} {stems[vm]}" if many[stems[vm]] > 1 else vm, life
+
+
+def sharing_block(found: Mapping[str, Any] | None, grid: Grid) -> list[Text]:
+    """Return what page sharing saved and what it cost, in a sentence; nothing where it was off."""
+    if found is None:
+        return []
+    saved, refused = found["saved_bytes"], found["refused_pinned_vmm"]
+    most = f" ({format_bytes(saved['most'])} at most)" if saved["most"] > saved["end"] else ""
+    told = (
+        f"Page sharing saves {format_bytes(saved['end'])} at the end{most}, at the cost of "
+        f"{format_duration(found['ksmd_ns'])} of ksmd in {found['full_scans']} full scans and of "
+        f"{found['unshared_writes']} writes that had to copy first, {format_duration(found['unsharing_ns'])} in all"
+        + (f"; {refused} merges were refused under VMM segments" if refused else "")
+        + "."
+    )
+    return [Text(line) for line in textwrap.wrap(told, grid.width, subsequent_indent="  ")]
 
 
 def contiguity_block(host: pa.Table, found: Mapping[str, Any], grid: Grid) -> list[Text]:

@@ -74,6 +74,7 @@ class Memcached(Phased):
         items = [self.items, rows_of(self.items), self.items_per_page]
         self._shape = np.array([self.regions[0].start, self.table_pages, *items])
         self._rates: NDArray[np.float32] | None = None
+        self._parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None
 
     def run(self, y: int, vcpu: int, pages: NDArray[np.int64], writes: NDArray[np.bool_]) -> None:
         keys = np.array([self.key("request", vcpu), self.key("set", vcpu), self.key("item"), self.key("bucket")])
@@ -84,10 +85,12 @@ class Memcached(Phased):
     def pieces(self, y0: int, y1: int) -> list[Mix]:
         start, table = self.regions[0].start, self.table_pages
         rates = self.rates()
-        shares = np.float32(1 - self.set_share), np.float32(self.set_share)
+        if self._parts is None:
+            shares = np.float32(1 - self.set_share), np.float32(self.set_share)
+            self._parts = [(part * shares[0], part * shares[1]) for part in (rates[:table], rates[table:])]
         return [
-            Mix(first, part * shares[0], part * shares[1], part.size, self.key("touched"), 0, y1)
-            for first, part in ((start, rates[:table]), (start + table, rates[table:]))
+            Mix(first, reads, writes, reads.size, self.key("touched"), 0, y1)
+            for first, (reads, writes) in zip((start, start + table), self._parts, strict=True)
         ]
 
     def rates(self) -> NDArray[np.float32]:

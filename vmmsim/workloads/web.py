@@ -66,6 +66,7 @@ class Web(Phased):
         )
         self._ranks = zipf(pages, parameters.theta)
         self._rates: NDArray[np.float32] | None = None
+        self._parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None
 
     def run(self, y: int, vcpu: int, pages: NDArray[np.int64], writes: NDArray[np.bool_]) -> None:
         keys = np.array([self.key("page", vcpu), self.key("write", vcpu), self.key("shuffle")])
@@ -75,9 +76,11 @@ class Web(Phased):
 
     def pieces(self, y0: int, y1: int) -> list[Mix]:
         rates, key = self.rates(), self.key("touched")
-        writes = np.float32(self.write_share)
-        parts = zip(self.regions, np.split(rates, self._ends[:-1]), strict=True)
-        return [Mix(region.start, part * (1 - writes), part * writes, part.size, key, 0, y1) for region, part in parts]
+        if self._parts is None:
+            share = np.float32(self.write_share)
+            self._parts = [(part * (1 - share), part * share) for part in np.split(rates, self._ends[:-1])]
+        parts = zip(self.regions, self._parts, strict=True)
+        return [Mix(region.start, reads, writes, reads.size, key, 0, y1) for region, (reads, writes) in parts]
 
     def rates(self) -> NDArray[np.float32]:
         """Return the probability that an access is to each page, float32[pages], in the order of addresses."""
