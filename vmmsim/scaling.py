@@ -16,6 +16,7 @@ from vmmsim.scenario.values import BLOCK_BYTES
 if TYPE_CHECKING:
     from vmmsim.config import Machine, WalkCache
     from vmmsim.scenario import VM, Event, Scenario
+    from vmmsim.scenario.host import Swap
 
 PAGE_BYTES = 4096
 
@@ -30,7 +31,10 @@ def scaled(scenario: Scenario) -> Scenario:
     return attrs.evolve(
         scenario,
         host=attrs.evolve(
-            host, memory_bytes=host.memory_bytes // scale, kernelcore_bytes=core or host.unmovable_bytes // scale
+            host,
+            memory_bytes=host.memory_bytes // scale,
+            kernelcore_bytes=core or host.unmovable_bytes // scale,
+            swap=_swap(host.swap, scale),
         ),
         vm={name: _vm(vm, scale) for name, vm in scenario.vm.items()},
         event=tuple(_event(event, scale) for event in scenario.event),
@@ -41,7 +45,11 @@ def _vm(vm: VM, scale: int) -> VM:
     workload = vm.workload
     if workload is not None and workload.footprint_bytes is not None:
         workload = attrs.evolve(workload, footprint_bytes=_pages(workload.footprint_bytes, scale))
-    return attrs.evolve(vm, memory_bytes=vm.memory_bytes // scale, workload=workload)
+    return attrs.evolve(vm, memory_bytes=vm.memory_bytes // scale, workload=workload, swap=_swap(vm.swap, scale))
+
+
+def _swap(swap: Swap | None, scale: int) -> Swap | None:
+    return None if swap is None else attrs.evolve(swap, size_bytes=_pages(swap.size_bytes, scale))
 
 
 def _event(event: Event, scale: int) -> Event:

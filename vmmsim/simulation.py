@@ -21,9 +21,10 @@ from vmmsim.actors.guest_failure import GuestFailure
 from vmmsim.actors.host_series import HostSeries
 from vmmsim.actors.host_survival import HostSurvival
 from vmmsim.actors.host_swap import HostSwap
+from vmmsim.actors.host_swapper import HostSwapper
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.merging import Merging
-from vmmsim.actors.swap_device import SwapDevice
+from vmmsim.actors.swap_device import Storage, SwapDevice
 from vmmsim.actors.vmm import Vmm
 from vmmsim.addresses import format_duration
 from vmmsim.booting import Boot
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.vm import VirtualMachine
     from vmmsim.config import Machine
     from vmmsim.scenario import Scenario
+    from vmmsim.scenario.host import Swap
 
 MAX_EVENTS: Final = 10**9
 """Events a run may take unless it is told otherwise."""
@@ -76,15 +78,22 @@ class Simulation:
         host = scenario.host
         self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
         self.vmm.kill = self.kill
+        self._storages: dict[str, Storage] = {}
         if self.has_contents:
             self.vmm.contents = Contents(self.host.pages)
         if host.sharing is not None:
             self.vmm.merging = Merging(self.vmm)
         if host.swap is not None:
-            self.vmm.swap = HostSwap(self.vmm, SwapDevice(self.env, host.swap.device, host.swap.size_bytes >> 12))
+            self.vmm.swap = HostSwap(self.vmm, self.swap_device(host.swap))
         self.compactor = Compactor(self.env, self.vmm, self.recorder, host.compaction)
         self.survival = HostSurvival(self.vmm, self.recorder, abort_build=self.compactor.abort_build)
         self.vmm.survive = self.survival.free
+        self.swapper: HostSwapper | None = None
+        """Decides what the host swaps out; None without swap space."""
+        if self.vmm.swap is not None:
+            self.swapper = HostSwapper(self.env, self.vmm, self.vmm.swap, self.recorder)
+            self.survival.swap_out, self.survival.swappable = self.swapper.direct, self.swapper.swappable
+            self.env.process(self.swapper.running())
         self.failure = GuestFailure(self.recorder, self.kill)
         self.faults = Faults(self.vmm, self.recorder, self.failure.memory_failure)
         self.faults.host_lost = self._host_lost
@@ -117,6 +126,13 @@ class Simulation:
         """The longest stratum, and the time between rows of the time series."""
         every = self.scenario.measure.every_ns
         return every or max(self.scenario.run.until_ns // int(rates.number("measure.strata_a_run")), 1)
+
+    def swap_device(self, described: Swap) -> SwapDevice:
+        """Make a swap space: all of them on one kind of device lie on the same one."""
+        kind = described.device
+        if kind not in self._storages:
+            self._storages[kind] = Storage(self.env, kind)
+        return SwapDevice(self.env, kind, described.size_bytes >> 12, self._storages[kind])
 
     def random(self, name: str) -> np.random.Generator:
         """Return the stream of randomness of the thing ``name``."""
@@ -242,6 +258,10 @@ class Simulation:
         for guest in self.guests.values():
             if guest.vcpus is not None:
                 guest.vcpus.stop()
+            if guest.swapper is not None:
+                guest.swapper.tell()
+        if self.swapper is not None:
+            self.swapper.tell()
         self.series.record()
 
     # What scripts call

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_churn import GuestChurn
     from vmmsim.actors.guest_compactor import GuestCompactor
     from vmmsim.actors.guest_os import GuestOs
+    from vmmsim.actors.guest_swapper import GuestSwapper
     from vmmsim.actors.hotplug import Hotplug
     from vmmsim.actors.mode_controller import ModeController
     from vmmsim.actors.reporting import Reporting
@@ -40,5 +41,7 @@ class Guest:
     """None where the guest does not report free pages."""
     vcpus: Vcpus | None = None
     """None while no workload runs."""
+    swapper: GuestSwapper | None = None
+    """Decides what the guest swaps out; None without swap space, or while no workload runs."""
     ended: simpy.Event | None = None
     """Happens when the workload ends."""

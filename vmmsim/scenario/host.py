@@ -9,11 +9,13 @@ import attrs
 from vmmsim.addresses import write_bytes
 from vmmsim.errors import BadInput
 from vmmsim.hints import hint, shown
-from vmmsim.scenario.values import PAGEBLOCK_BYTES, SECOND_NS, Thp, check_memory, check_positive
+from vmmsim.scenario.values import PAGEBLOCK_BYTES, SECOND_NS, Thp, check_memory, check_pages, check_positive
 from vmmsim.spelling import REST
 
 DRAM_RATES: Final = ("jaguar-ddr2",)
 """Tables of DRAM fault rates (``[dram.NAME]`` in ``data/rates.toml``)."""
+SWAP_DEVICES: Final = ("zram", "nvme", "sata-ssd", "hdd")
+"""Kinds of swap device (``[swap.NAME]`` in ``data/rates.toml``)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -68,12 +70,17 @@ class Faults:
 
 @attrs.frozen(kw_only=True)
 class Swap:
-    """Swap space of the host."""
+    """Swap space, of the host or of one guest."""
 
     device: str
-    """Kind of device, such as nvme."""
+    """Kind of device: zram, nvme, sata-ssd or hdd. All swap space of a host on one kind lies on one device."""
     size_bytes: int
     """Capacity."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.device not in SWAP_DEVICES:
+            raise BadInput(f"{shown(self.device)} is unknown{hint(self.device, SWAP_DEVICES)}", path="device")
+        check_pages(self.size_bytes, "size")
 
 
 @attrs.frozen(kw_only=True)
