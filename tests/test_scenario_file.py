@@ -169,8 +169,10 @@ BAD: list[tuple[str, str, str]] = [
     # what is not modelled yet
     (HOST, f'{HOST}\nsharing = {{ pages_to_scan = 100 }}',
      "host.sharing: page sharing is not modelled yet; remove this table"),
-    (HOST, f'{HOST}\nswap = {{ device = "nvme", size = "8GiB" }}',
-     "host.swap: swapping is not modelled yet; remove this table"),
+    (HOST, f'{HOST}\nswap = {{ device = "nmve", size = "8GiB" }}',
+     'host.swap.device: "nmve" is unknown; did you mean "nvme"?'),
+    (DB, f'{DB}\nswap = {{ device = "tape", size = "8GiB" }}',
+     'vm.db.swap.device: "tape" is unknown; known: "zram", "nvme", "sata-ssd", "hdd"'),
     (HOST, f'{HOST}\nballoon = {{ policy = "keep.py:KeepFree", share = 0.2 }}',
      "host.balloon: a balloon policy is not modelled yet; remove this table"),
 

@@ -70,15 +70,17 @@ class Activity:
         until = self._position() if until is None else until
         accessed, wrote = np.zeros(numbers.size, np.bool_), np.zeros(numbers.size, np.bool_)
         last = self._seen[numbers]
-        for number in np.unique(last).tolist():
+        for number in np.flatnonzero(np.bincount(last)).tolist():  # few, and small: counting is faster than sorting
             begin = self._asked[number]
             if begin >= until:
                 continue
             some = np.flatnonzero(last == number)
             pages = self.process.gvpns(numbers[some])
-            order = np.argsort(pages)
-            read, written = self.workload.touched_among(pages[order], begin, until)
-            accessed[some[order]], wrote[some[order]] = read | written, written
+            if np.any(np.diff(pages) < 0):
+                order = np.argsort(pages)
+                some, pages = some[order], pages[order]
+            read, written = self.workload.touched_among(pages, begin, until)
+            accessed[some], wrote[some] = read | written, written
         ahead = np.array(self._asked, np.int64)[last] >= until
         self.marks[numbers[accessed]] |= _ANY
         self.marks[numbers[wrote]] |= LOGGED

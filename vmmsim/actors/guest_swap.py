@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.swap_device import neighbours
 from vmmsim.memory.frames import PAGEBLOCK
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ class GuestSwap:
         assert process.swapped is not None
         assert vm.contents is not None
         vm.contents.put(gfns, self.device.content[process.swapped[numbers] - 1])
-        requests = np.unique((numbers // self._ahead << 33) + process.swapped[numbers] - numbers).size
-        self.device.read(vm, int(numbers.size), int(requests))
+        _, requests = neighbours(process.swapped, numbers, self._ahead)
+        self.device.read(vm, int(numbers.size), requests)
         self.refaults += int(numbers.size)
         vm.guest_swapped_pages -= int(numbers.size)
         vm.stall_ns["guest swap in"] += int(numbers.size) * self._fault_ns
@@ -112,12 +113,8 @@ class GuestSwap:
         """
         process = self.guest_os.process
         assert process.swapped is not None
-        every = (numbers // self._ahead * self._ahead)[:, None] + np.arange(self._ahead)
-        every = np.minimum(every, process.pages - 1)
-        slots = process.swapped[every].astype(np.int64)
-        beside = (slots > 0) & (slots - every == (process.swapped[numbers] - numbers)[:, None])
-        near: NDArray[np.int64] = np.unique(every[beside])
-        return near[~process.mapped[near] & ~np.isin(near, numbers)]
+        near, _ = neighbours(process.swapped, numbers, self._ahead)
+        return near[~process.mapped[near]]
 
     def _find_slots(self, count: int) -> None:
         """If fewer slots are free, take those of mapped pages: what they hold is in memory, too."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.process import WATCH_ACCESS
+from vmmsim.actors.swap_device import neighbours
 from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 
 if TYPE_CHECKING:
@@ -115,15 +116,10 @@ class HostSwap:
         its own: one request. L: page_cluster, swap_vma_readahead.
         """
         assert vm.swapped is not None
-        every = (gfns // self._ahead * self._ahead)[:, None] + np.arange(self._ahead)
-        every = np.minimum(every, vm.swapped.size - 1)
-        slots = vm.swapped[every].astype(np.int64)
-        beside = (slots > 0) & (slots - every == (vm.swapped[gfns] - gfns)[:, None])
-        requests = np.unique((gfns // self._ahead << 33) + vm.swapped[gfns] - gfns).size
-        near = np.unique(every[beside])
-        near = near[(vm.nested.translate(near) < 0) & ~np.isin(near, gfns)]
+        near, requests = neighbours(vm.swapped, gfns, self._ahead)
+        near = near[vm.nested.translate(near) < 0]
         room = max(self.vmm.host.spare_pages - int(gfns.size), 0)
-        return np.concatenate([gfns, near[:room]]), int(requests)
+        return np.concatenate([gfns, near[:room]]), requests
 
     def forget(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
         """Free the slots of ``gfns``, whether the pages are out or not: nobody will read what they hold."""

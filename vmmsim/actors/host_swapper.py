@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 
 _NEW_SHARE = 8
 """Pages of a VM are listed when one part in so many is in no list, or when the lists run short."""
+_DIRECT = 1024
+"""Pages that a direct reclaim frees at least, but for small hosts: 32 clusters."""
+
+
+def is_among(pages: NDArray[np.int64], others: NDArray[np.int64], end: int) -> NDArray[np.bool_]:
+    """Return bool[n]: which of ``pages``, all below ``end``, are among ``others``."""
+    if pages.size + others.size < end >> 10:
+        return np.isin(pages, others)
+    there = np.zeros(end, np.bool_)
+    there[others] = True
+    return np.asarray(there[pages])
 
 
 class HostSwapper(Kswapd):
@@ -52,7 +63,8 @@ class HostSwapper(Kswapd):
 
     def direct(self, pages: int) -> int:
         """Free frames for a VM that has found none: its vCPUs wait until they are written."""
-        freed = self._swap_out(pages)
+        marks = self.memory.watermarks
+        freed = self._swap_out(max(pages, min(marks.high - marks.min, _DIRECT)))
         vm = self.vmm.vms.get(self.vmm.needy)
         if vm is not None:
             requests, owed = self.device.owed()
@@ -169,5 +181,5 @@ class HostSwapper(Kswapd):
             accessed |= (kinds == Kind.KERNEL) | (kinds == Kind.SLAB) | (kinds == Kind.TABLE)
         served = self.vmm.served_now(vm)
         if served.size:
-            accessed |= np.isin(gfns, served)
+            accessed |= is_among(gfns, served, vm.guest.pages)
         return accessed

@@ -153,3 +153,24 @@ class SwapDevice:
         """Let the time of ``pages`` pass, in ``requests`` (0: one a page), ``streams`` at a time; count nothing."""
         count = requests or pages
         yield from self.storage.transferring(count, pages, write=write, streams=streams, turn=turn)
+
+
+def neighbours(slots: NDArray[np.int32], pages: NDArray[np.int64], ahead: int) -> tuple[NDArray[np.int64], int]:
+    """Return what may be read with ``pages`` (int64[n], distinct, each with a slot), and by how many requests.
+
+    slots  int32[all pages]: 1 + slot of each, 0 where it has none
+    ahead  pages of an aligned window: others of it come along if their slots lie in the same order beside its own
+    """
+    window, within = np.divmod(pages, ahead)
+    keys = np.sort((window << 33) + slots[pages] - pages)
+    keys = keys[np.concatenate([[True], np.diff(keys) != 0])] if keys.size else keys
+    windows = np.sort(window)
+    windows = windows[np.concatenate([[True], np.diff(windows) != 0])] if windows.size else windows
+    every = windows[:, None] * ahead + np.arange(ahead)
+    held = slots[np.minimum(every, slots.size - 1)].astype(np.int64)
+    asked = np.zeros(every.shape, np.bool_)
+    asked[np.searchsorted(windows, window), within] = True
+    wanted = (windows[:, None] << 33) + held - every
+    at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
+    beside = (held > 0) & ~asked & (every < slots.size) & (keys[at] == wanted)
+    return every[beside], int(keys.size)
