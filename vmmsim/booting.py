@@ -171,7 +171,7 @@ class Boot:
                 description.workload,
                 seed=sim.scenario.run.seed,
                 vm=vm.name,
-                memory_bytes=description.memory_bytes,
+                memory_bytes=description.program_bytes,
                 folder=sim.scenario.folder or Path.cwd(),
             )
             process = guest.os.run(workload)

@@ -93,9 +93,8 @@ def _one_vm(vm: VM, run: Run | None, host: Host | None) -> Iterator[tuple[str, s
     size = write_bytes(vm.memory_bytes)
     if host and vm.memory_bytes > host.memory_bytes:
         yield "memory", f"{size} is more than the host has, {write_bytes(host.memory_bytes)} (host.memory)"
-    swap = vm.swap.size_bytes if vm.swap else 0
-    if vm.footprint_bytes > vm.memory_bytes + swap:
-        and_swap = f" and swap space, {write_bytes(vm.memory_bytes + swap)}" if swap else f", {size}"
+    if vm.footprint_bytes > vm.program_bytes:
+        and_swap = f" and swap space, {write_bytes(vm.program_bytes)}" if vm.swap else f", {size}"
         yield "workload.footprint", f"{write_bytes(vm.footprint_bytes)} is more than the VM's memory{and_swap}"
     if run and vm.boot_ns >= run.until_ns:
         yield "boot", f"{write_duration(vm.boot_ns)} is not before the end of the run, {_end(run)}"

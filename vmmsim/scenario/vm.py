@@ -189,6 +189,11 @@ class VM:
         return self.memory_bytes - (KEPT_LOW_BYTES if self.io_gap == "reclaim" else self.low_bytes)
 
     @property
+    def program_bytes(self) -> int:
+        """Memory that its program may be said to use: its swap space counts where the footprint is given."""
+        return self.memory_bytes + (self.swap.size_bytes if self.swap and self.footprint_bytes else 0)
+
+    @property
     def footprint_bytes(self) -> int:
         """Memory that its workload is said to use; 0 if that is the program's own."""
         return (self.workload.footprint_bytes or 0) if self.workload else 0
