@@ -143,12 +143,15 @@ class PageLru:
         """
         found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         most = 2 * self.listed + CLUSTER
+        seen = 0
         while wanted > 0 and most > 0 and self.listed:
-            count = max(CLUSTER, math.ceil(wanted / self._pages_each))
+            # The longer nothing is found, the more is looked at together, as with Linux's priorities.
+            count = max(CLUSTER, math.ceil(wanted / self._pages_each), seen)
             if self.inactive_is_low():
                 self._deactivate(count, look)
             pages = self._inactive.pop(min(count, most))
             most -= max(int(pages.size), 1)
+            seen += int(pages.size)
             cold, worth = self._sort_out(pages, wanted, look)
             found.append(cold)
             wanted -= worth
