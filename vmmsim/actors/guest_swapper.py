@@ -9,7 +9,7 @@ import numpy as np
 from vmmsim import rates
 from vmmsim.actors.activity import GUEST_READ
 from vmmsim.actors.lru import PageLru
-from vmmsim.actors.swapper import PINNED_GUEST, Kswapd, heads, whole
+from vmmsim.actors.swapper import DIRECT_PAGES, PINNED_GUEST, Kswapd, heads, whole
 from vmmsim.memory.frames import PAGEBLOCK, Kind
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class GuestSwapper(Kswapd):
 
     def direct(self, pages: int) -> int:
         """Free pages for one who has found none: its vCPUs wait until they are written."""
-        freed = self._swap_out(pages)
+        marks = self.memory.watermarks
+        freed = self._swap_out(max(pages, min(marks.high - marks.min, DIRECT_PAGES)))
         requests, owed = self.device.owed()
         before = self.vm.writes.get(self.device, (0, 0))
         if owed:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vmmsim.actors.activity import HOST_READ
 from vmmsim.actors.lru import PageLru
-from vmmsim.actors.swapper import PINNED_VMM, Kswapd, heads, whole
+from vmmsim.actors.swapper import DIRECT_PAGES, PINNED_VMM, Kswapd, heads, whole
 from vmmsim.actors.vmm import VmLost
 from vmmsim.memory.frames import PAGEBLOCK, Kind
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _NEW_SHARE = 8
 """Pages of a VM are listed when one part in so many is in no list, or when the lists run short."""
-_DIRECT = 1024
-"""Pages that a direct reclaim frees at least, but for small hosts: 32 clusters."""
 
 
 def is_among(pages: NDArray[np.int64], others: NDArray[np.int64], end: int) -> NDArray[np.bool_]:
@@ -64,7 +62,7 @@ class HostSwapper(Kswapd):
     def direct(self, pages: int) -> int:
         """Free frames for a VM that has found none: its vCPUs wait until they are written."""
         marks = self.memory.watermarks
-        freed = self._swap_out(max(pages, min(marks.high - marks.min, _DIRECT)))
+        freed = self._swap_out(max(pages, min(marks.high - marks.min, DIRECT_PAGES)))
         vm = self.vmm.vms.get(self.vmm.needy)
         if vm is not None:
             requests, owed = self.device.owed()

@@ -34,6 +34,8 @@ PINNED_GUEST: Final = "PINNED_GUEST"
 """Reason of a refusal: a live guest segment maps the page, whatever the guest's table says."""
 STEP_PAGES: Final = 8192
 """Pages that one step reclaims at most: 256 clusters, 32 MiB."""
+DIRECT_PAGES: Final = 1024
+"""Pages that a direct reclaim frees at least, but where the watermarks are nearer together: 32 clusters."""
 
 
 class Kswapd(ABC):
