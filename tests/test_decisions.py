@@ -16,8 +16,8 @@ from vmmsim.translation.state import Count
 
 VMS_COLUMNS = [
     "t_ns", "vm", "mode", "mode_wanted", "overhead", "overhead_low", "overhead_high", "progress", "resident_bytes",
-    "balloon_bytes", "balloon_target_bytes", "reusable_bytes", "shared_bytes", "swapped_bytes", "escaped_pages",
-    "segment_bytes", "refs_per_walk",
+    "balloon_bytes", "balloon_target_bytes", "reusable_bytes", "shared_bytes", "swapped_bytes",
+    "guest_swapped_bytes", "escaped_pages", "segment_bytes", "refs_per_walk",
 ]  # fmt: skip
 HOST_COLUMNS = [
     "t_ns", "free_bytes", "largest_free_bytes", *(f"free_blocks_{order}" for order in range(11)), "unusable_2m",

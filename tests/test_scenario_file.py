@@ -166,6 +166,12 @@ BAD: list[tuple[str, str, str]] = [
     ("[measure]\n" + EVERY, '[[actor]]\nuse = "Nightly"',
      'actor[0].use: "Nightly" does not name a class; write e.g. "backup.py:Nightly"'),
 
+    # swap devices
+    (HOST, f'{HOST}\nswap = {{ device = "nmve", size = "8GiB" }}',
+     'host.swap.device: "nmve" is unknown; did you mean "nvme"?'),
+    (DB, f'{DB}\nswap = {{ device = "tape", size = "8GiB" }}',
+     'vm.db.swap.device: "tape" is unknown; known: "zram", "nvme", "sata-ssd", "hdd"'),
+
     # balloon policies
     (HOST, f'{HOST}\nballoon = {{ policy = "keep.py:KeepFree", share = 0.2 }}',
      'host.balloon.policy: there is no file "keep.py" beside the scenario'),

@@ -16,11 +16,13 @@ from vmmsim.actors import io_gap
 from vmmsim.actors.activity import Activity
 from vmmsim.actors.balloon import Balloon
 from vmmsim.actors.clock import Pause, Turn
-from vmmsim.actors.contents import GuestContents
+from vmmsim.actors.contents import Contents, GuestContents
 from vmmsim.actors.guest import Guest
 from vmmsim.actors.guest_churn import GuestChurn
 from vmmsim.actors.guest_compactor import GuestCompactor
 from vmmsim.actors.guest_os import GuestOs
+from vmmsim.actors.guest_swap import GuestSwap
+from vmmsim.actors.guest_swapper import GuestSwapper
 from vmmsim.actors.hotplug import Hotplug
 from vmmsim.actors.idle_sampling import IdleSampler
 from vmmsim.actors.measuring import Meter, write_vm_row
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
 
     from simpy import Event
 
+    from vmmsim.actors.process import Process
     from vmmsim.protocols import Workload
     from vmmsim.scenario import VM, Measure
+    from vmmsim.scenario.host import Swap
     from vmmsim.simulation import Simulation
 
 
@@ -104,6 +108,8 @@ class Boot:
             lambda count: sim.vmm.table_frames(number, count), give_back_frames=sim.host.give_back
         )
         vm = VirtualMachine(number, name, description, memory, nested)
+        if description.swap is not None and sim.vmm.contents is None:
+            sim.vmm.contents = Contents(sim.host.pages)  # nobody has asked before
         if sim.vmm.contents is not None:
             vm.contents = GuestContents(vm, sim.vmm.contents, stream_key(sim.scenario.run.seed, f"vm.{name}.contents"))
         if sim.vmm.merging is not None:
@@ -166,7 +172,7 @@ class Boot:
                 description.workload,
                 seed=sim.scenario.run.seed,
                 vm=vm.name,
-                memory_bytes=description.memory_bytes,
+                memory_bytes=description.program_bytes,
                 folder=sim.scenario.folder or Path.cwd(),
             )
             process = guest.os.run(workload)
@@ -180,8 +186,10 @@ class Boot:
                 begin=guest.controller.guest_tried,
                 load=tuple((step.at_ns, step.share) for step in description.workload.load),
             )  # fmt: skip
-            if sim.vmm.contents is not None or sim.manager is not None:
+            if vm.contents is not None or sim.manager is not None:
                 vm.activity = Activity(process, workload, guest.vcpus.position, guest.os.page_written)
+            if description.swap is not None:
+                self._give_swap(guest, process, description.swap)
         write_vm_row(sim.recorder, vm)
         if sim.manager is not None:
             guest.idle = IdleSampler(sim.env, vm, sim.random(f"vm.{vm.name}.idle"))
@@ -195,6 +203,14 @@ class Boot:
             if not sim.lifetime:
                 sim.env.process(while_it_lives(guest.churn.churning()))
                 sim.env.process(while_it_lives(guest.churn.collapsing()))
+
+    def _give_swap(self, guest: Guest, process: Process, described: Swap) -> None:
+        """Give a guest its swap space, and a kswapd that uses it."""
+        sim = self.sim
+        process.swapped = np.zeros(process.pages, np.int32)
+        guest.os.swap = GuestSwap(guest.os, sim.swap_device(described))
+        guest.swapper = GuestSwapper(sim.env, guest.os, guest.os.swap, sim.recorder)
+        sim.env.process(while_it_lives(guest.swapper.running()))
 
     def _meter(self, guest: Guest, workload: Workload) -> Meter:
         sim, described = self.sim, guest.vm.description.workload

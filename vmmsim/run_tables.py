@@ -73,6 +73,7 @@ VMS: Final = (
     Column("reusable_bytes", "integer", "of what was given up, reusable by the host"),
     Column("shared_bytes", "integer", "merged with equal pages"),
     Column("swapped_bytes", "integer", "swapped out by the VMM"),
+    Column("guest_swapped_bytes", "integer", "swapped out by the guest"),
     Column("escaped_pages", "integer", "pages that escape a segment, true members and false positives"),
     Column("segment_bytes", "integer", "under the VMM segment"),
     Column("refs_per_walk", "real", "page-table references per walk; null if nothing was walked"),

@@ -16,6 +16,7 @@ from vmmsim.scenario.values import BLOCK_BYTES
 if TYPE_CHECKING:
     from vmmsim.config import Machine, WalkCache
     from vmmsim.scenario import VM, Event, Scenario
+    from vmmsim.scenario.host import Swap
 
 PAGE_BYTES = 4096
 
@@ -33,7 +34,7 @@ def scaled(scenario: Scenario) -> Scenario:
             host,
             memory_bytes=host.memory_bytes // scale,
             kernelcore_bytes=core or host.unmovable_bytes // scale,
-            swap=host.swap and attrs.evolve(host.swap, size_bytes=_pages(host.swap.size_bytes, scale)),
+            swap=_swap(host.swap, scale),
             balloon=host.balloon
             and attrs.evolve(
                 host.balloon, reserve_bytes=host.balloon.reserve_bytes // scale // PAGE_BYTES * PAGE_BYTES
@@ -48,7 +49,11 @@ def _vm(vm: VM, scale: int) -> VM:
     workload = vm.workload
     if workload is not None and workload.footprint_bytes is not None:
         workload = attrs.evolve(workload, footprint_bytes=_pages(workload.footprint_bytes, scale))
-    return attrs.evolve(vm, memory_bytes=vm.memory_bytes // scale, workload=workload)
+    return attrs.evolve(vm, memory_bytes=vm.memory_bytes // scale, workload=workload, swap=_swap(vm.swap, scale))
+
+
+def _swap(swap: Swap | None, scale: int) -> Swap | None:
+    return None if swap is None else attrs.evolve(swap, size_bytes=_pages(swap.size_bytes, scale))
 
 
 def _event(event: Event, scale: int) -> Event:

@@ -106,8 +106,9 @@ def _one_vm(vm: VM, run: Run | None, host: Host | None) -> Iterator[tuple[str, s
     size = write_bytes(vm.memory_bytes)
     if host and vm.memory_bytes > host.memory_bytes:
         yield "memory", f"{size} is more than the host has, {write_bytes(host.memory_bytes)} (host.memory)"
-    if vm.footprint_bytes > vm.memory_bytes:
-        yield "workload.footprint", f"{write_bytes(vm.footprint_bytes)} is more than the VM's memory, {size}"
+    if vm.footprint_bytes > vm.program_bytes:
+        and_swap = f" and swap space, {write_bytes(vm.program_bytes)}" if vm.swap else f", {size}"
+        yield "workload.footprint", f"{write_bytes(vm.footprint_bytes)} is more than the VM's memory{and_swap}"
     if run and vm.boot_ns >= run.until_ns:
         yield "boot", f"{write_duration(vm.boot_ns)} is not before the end of the run, {_end(run)}"
     if vm.io_gap == "reclaim" and vm.low_bytes == vm.memory_bytes:
@@ -152,12 +153,14 @@ def _room(draft: Draft) -> Iterator[tuple[str, str]]:
     if draft.host is None or draft.run is None or None in draft.vm.values() or None in draft.event:
         return
     for at, running in _running(draft):
-        used = [(name, vm.footprint_bytes) for name, vm in running.items() if vm.footprint_bytes]
+        used = [(name, min(vm.footprint_bytes, vm.memory_bytes)) for name, vm in running.items() if vm.footprint_bytes]
         total = sum(footprint for _, footprint in used)
-        if total > draft.host.memory_bytes + (draft.host.swap.size_bytes if draft.host.swap else 0):
+        swap = draft.host.swap.size_bytes if draft.host.swap else 0
+        if total > draft.host.memory_bytes + swap:
+            and_swap = f" and {write_bytes(swap)} of swap space" if swap else ""
             yield (
                 "host.memory",
-                f"{write_bytes(draft.host.memory_bytes)} cannot hold the footprints of what runs at "
+                f"{write_bytes(draft.host.memory_bytes)}{and_swap} cannot hold the footprints of what runs at "
                 f"{write_duration(at)}: {_listed(used)}, {write_bytes(total)} in all",
             )
             return

@@ -25,10 +25,11 @@ from vmmsim.actors.host_manager import HostManager
 from vmmsim.actors.host_series import HostSeries
 from vmmsim.actors.host_survival import HostSurvival
 from vmmsim.actors.host_swap import HostSwap
+from vmmsim.actors.host_swapper import HostSwapper
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.merging import Merging
 from vmmsim.actors.sharing import Sharing
-from vmmsim.actors.swap_device import SwapDevice
+from vmmsim.actors.swap_device import Storage, SwapDevice
 from vmmsim.actors.vmm import Vmm
 from vmmsim.addresses import format_duration
 from vmmsim.booting import Boot
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from vmmsim.config import Machine
     from vmmsim.handles import Handle
     from vmmsim.scenario import Scenario
+    from vmmsim.scenario.host import Swap
 
 MAX_EVENTS: Final = 10**9
 """Events a run may take unless it is told otherwise."""
@@ -85,18 +87,16 @@ class Simulation:
         host = scenario.host
         self.vmm = Vmm(self.host, self.engine, self.recorder, thp=host.thp == "always")
         self.vmm.kill = self.kill
+        self._storages: dict[str, Storage] = {}
         if self.has_contents:
             self.vmm.contents = Contents(self.host.pages)
-        self.sharing: Sharing | None = None
+        self.sharing = self._sharing()
         """ksmd; None where page sharing is off."""
-        if host.sharing is not None:
-            self.vmm.merging = Merging(self.vmm)
-            self.sharing = Sharing(self.env, self.vmm, self.recorder, host.sharing, every_ns=self.every_ns)
-        if host.swap is not None:
-            self.vmm.swap = HostSwap(self.vmm, SwapDevice(self.env, host.swap.device, host.swap.size_bytes >> 12))
         self.compactor = Compactor(self.env, self.vmm, self.recorder, host.compaction)
         self.survival = HostSurvival(self.vmm, self.recorder, abort_build=self.compactor.abort_build)
         self.vmm.survive = self.survival.free
+        self.swapper = self._swapper()
+        """Decides what the host swaps out; None without swap space."""
         self.failure = GuestFailure(self.recorder, self.kill)
         self.faults = Faults(self.vmm, self.recorder, self.failure.memory_failure)
         self.faults.host_lost = self._host_lost
@@ -109,7 +109,6 @@ class Simulation:
         self.verbs = Verbs(self)
         if self.manager is not None:
             self.manager.resize = self.verbs.resizing
-            self.survival.swap_out = self.manager.swap_in_need
         self.boots = Boot(self)
         self.scripts: list[Generator[simpy.Event, object, object]] = []
         """Generators of users: a script's, and those of their actors."""
@@ -136,6 +135,13 @@ class Simulation:
         every = self.scenario.measure.every_ns
         return every or max(self.scenario.run.until_ns // int(rates.number("measure.strata_a_run")), 1)
 
+    def swap_device(self, described: Swap) -> SwapDevice:
+        """Make a swap space: all of them on one kind of device lie on the same one."""
+        kind = described.device
+        if kind not in self._storages:
+            self._storages[kind] = Storage(self.env, kind)
+        return SwapDevice(self.env, kind, described.size_bytes >> 12, self._storages[kind])
+
     def random(self, name: str) -> np.random.Generator:
         """Return the stream of randomness of the thing ``name``."""
         return stream(self.scenario.run.seed, name)
@@ -152,15 +158,35 @@ class Simulation:
                 raise BadInput(f"{words} is no balloon policy: it has no target_bytes(vm, host)")
         else:
             policy = SHIPPED[words](**given)
-        return HostManager(
+        manager = HostManager(
             self.env, self.vmm, self.guests, self.recorder,
             policy=policy,
             named=words,
             every_ns=host.balloon.every_ns,
             reserve_bytes=host.balloon.reserve_bytes or min_free_bytes(host.memory_bytes),
             held_memory=self.held_memory,
-            random=self.random("host.swap_at_random"),
         )  # fmt: skip
+        manager.swap_out = self.swapper.swap_out if self.swapper is not None else None
+        return manager
+
+    def _sharing(self) -> Sharing | None:
+        """Make ksmd, and the frames that it lets pages share, where the scenario has page sharing."""
+        described = self.scenario.host.sharing
+        if described is None:
+            return None
+        self.vmm.merging = Merging(self.vmm)
+        return Sharing(self.env, self.vmm, self.recorder, described, every_ns=self.every_ns)
+
+    def _swapper(self) -> HostSwapper | None:
+        """Make the host's swap space and its kswapd, where the scenario has any."""
+        described = self.scenario.host.swap
+        if described is None:
+            return None
+        self.vmm.swap = HostSwap(self.vmm, self.swap_device(described))
+        swapper = HostSwapper(self.env, self.vmm, self.vmm.swap, self.recorder)
+        self.survival.swap_out, self.survival.swappable = swapper.direct, swapper.swappable
+        self.env.process(swapper.running())
+        return swapper
 
     def _host_memory(self) -> Memory:
         """Make host memory: the kernel at the bottom, then what its age has made of the rest."""
@@ -288,6 +314,10 @@ class Simulation:
                 guest.vcpus.stop()
         if self.sharing is not None:
             self.sharing.tell()
+            if guest.swapper is not None:
+                guest.swapper.tell()
+        if self.swapper is not None:
+            self.swapper.tell()
         self.series.record()
 
     # What scripts call

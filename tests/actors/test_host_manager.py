@@ -221,7 +221,7 @@ def test_a_hard_host_swaps_through_the_hook_and_needs_none():
     assert decided(sim, "host_manager", "state")[-1].row == said.cause
 
 
-def test_without_a_swapper_swap_space_takes_blocks_at_random():
+def test_a_hard_host_swaps_what_was_not_used_lately():
     sim = pressed(
         {"policy": "thresholds", "every": "10s", "reserve": "512MiB"}, swap={"device": "nvme", "size": "1GiB"}
     )
@@ -229,9 +229,9 @@ def test_without_a_swapper_swap_space_takes_blocks_at_random():
         guest.os.take_kernel(300 * MIB)
     fill(sim, 100 * MIB)
     look(sim, 0.001)
-    swapped = [guest.vm.swapped_pages for guest in sim.guests.values()]
-    assert sum(swapped) >= int(0.64 * 512 * MIB) - 100 * MIB
-    assert sim.vmm.swap.device.used_pages == sum(swapped)
+    swapped = sum(guest.vm.swapped_pages for guest in sim.guests.values())
+    assert swapped >= int(0.64 * 512 * MIB) - 100 * MIB
+    assert sim.vmm.swap.device.used_pages >= swapped
 
 
 def test_a_vm_above_its_target_waits_while_the_state_is_low():

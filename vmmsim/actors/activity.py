@@ -29,6 +29,8 @@ LOGGED: Final = 4
 SAMPLED: Final = 8
 """Mark: accessed since the sampler of idle memory harvested it."""
 _ANY: Final = GUEST_READ | HOST_READ | SAMPLED
+_GRID: Final = 1 << 21
+"""Accesses between positions up to which reclaim looks: programs are asked about spans, not single accesses, then."""
 _ASKS: Final = 1 << 16
 """Positions that are remembered before they are numbered anew."""
 
@@ -72,7 +74,7 @@ class Activity:
         until = self._position() if until is None else until
         accessed, wrote = np.zeros(numbers.size, np.bool_), np.zeros(numbers.size, np.bool_)
         last, ahead = self._seen[numbers], np.zeros(numbers.size, np.bool_)
-        for number in np.unique(last).tolist():
+        for number in np.flatnonzero(np.bincount(last)).tolist():  # few, and small: counting is faster than sorting
             begin = self._asked[number]
             some = np.flatnonzero(last == number)
             if begin >= until:
@@ -89,10 +91,20 @@ class Activity:
 
     def harvest(self, numbers: NDArray[np.int64], mark: int) -> NDArray[np.bool_]:
         """Return bool[n]: which mapped pages have ``mark`` now, looking at them first; the mark is taken away."""
-        self.look(numbers[self.process.watched[numbers] == 0])  # what is watched is served when the program comes to it
+        until = None if mark == LOGGED else self._grid_position()
+        self.look(numbers[self.process.watched[numbers] == 0], until)  # what is watched is served when it is met
         found: NDArray[np.bool_] = self.marks[numbers] & mark != 0
         self.marks[numbers] &= np.uint8(0xFF ^ mark)
         return found
+
+    def _grid_position(self) -> int:
+        """Return a position a little before where the program is: few are in use, so that pages share what is asked.
+
+        What was accessed since then is found by whoever asks next, as if it happened after this look.
+        """
+        now = self._position()
+        grid = min(1 << max((now >> 6).bit_length() - 1, 0), _GRID)
+        return now // grid * grid
 
     def _number_of(self, position: int) -> int:
         """Return the number by which a position is remembered."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vmmsim.actors.guest_churn import GuestChurn
     from vmmsim.actors.guest_compactor import GuestCompactor
     from vmmsim.actors.guest_os import GuestOs
+    from vmmsim.actors.guest_swapper import GuestSwapper
     from vmmsim.actors.hotplug import Hotplug
     from vmmsim.actors.idle_sampling import IdleSampler
     from vmmsim.actors.mode_controller import ModeController
@@ -43,5 +44,7 @@ class Guest:
     """None while no workload runs."""
     idle: IdleSampler | None = None
     """Estimates its active memory; None where no policy asks."""
+    swapper: GuestSwapper | None = None
+    """Decides what the guest swaps out; None without swap space, or while no workload runs."""
     ended: simpy.Event | None = None
     """Happens when the workload ends."""

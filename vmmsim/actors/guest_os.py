@@ -5,11 +5,13 @@ What it allocates is touched, so that the VMM must back it at once; what the bal
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.lru import CLUSTER
 from vmmsim.actors.process import WATCH_ACCESS, WATCH_WRITE, Process
 from vmmsim.actors.remapping import remap
 from vmmsim.actors.vm import BLOCK_PAGES, frames_of, memory_ranges
@@ -18,7 +20,7 @@ from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -55,6 +57,11 @@ class GuestOs:
         """Exchanges pages that the balloon holds for others; set where the balloon driver is."""
         self.swap: GuestSwap | None = None
         """The guest's swap space; None without."""
+        self.swap_some: Callable[[int], int] = lambda pages: 0
+        """Frees pages by swapping out; set by who plays kswapd in this guest."""
+        self.touching = np.empty(0, np.int64)
+        """Numbers of the pages that are being touched: nobody may swap them out meanwhile."""
+        self._reclaiming = False
         self._fault_4k = int(rates.number("guest.fault_4k_ns"))
         self._fault_2m = int(rates.number("guest.fault_2m_ns"))
         self._migrate = int(rates.number("guest.migrate_4k_ns"))
@@ -159,7 +166,8 @@ class GuestOs:
     ) -> NDArray[np.int64]:
         """Return int64[count]: gfns of single frames, reclaiming if need be, each backed by the VMM."""
         guest = self.vm.guest
-        frames = guest.take(count, kind=kind, owner=owner, pages=pages)
+        floor = 0 if self._reclaiming else None  # who frees memory may use what is kept for emergencies
+        frames = guest.take(count, kind=kind, owner=owner, pages=pages, floor=floor)
         while frames.size < count:
             try:
                 self._reclaim(count - int(frames.size))
@@ -167,7 +175,7 @@ class GuestOs:
                 guest.give_back(frames)
                 raise
             rest = None if pages is None else pages[frames.size :]
-            more = guest.take(count - int(frames.size), kind=kind, owner=owner, pages=rest)
+            more = guest.take(count - int(frames.size), kind=kind, owner=owner, pages=rest, floor=floor)
             frames = np.concatenate([frames, more])
         self.vmm.back(self.vm, frames)
         if self.vm.contents is not None and kind != Kind.USER:
@@ -175,12 +183,33 @@ class GuestOs:
         return frames
 
     def _reclaim(self, pages: int) -> None:
-        """Find free frames: drop page cache, or deflate the balloon; ``GuestOutOfMemory`` if there are none."""
+        """Find free frames: drop page cache, swap out, deflate the balloon; ``GuestOutOfMemory`` if there are none."""
         guest = self.vm.guest
         room = guest.watermarks.high - guest.watermarks.min
-        if guest.drop_cache(pages + room) > 0 or self.deflate(pages) > 0:
+        if guest.drop_cache(pages + room) > 0 or self._swap_some(pages) > 0 or self.deflate(pages) > 0:
             return
         raise GuestOutOfMemory(f"{pages} pages short in {self.vm.name}, {guest.free_pages} free")
+
+    def _swap_some(self, pages: int) -> int:
+        if self._reclaiming:
+            return 0
+        with self.reclaiming():
+            return self.swap_some(pages)
+
+    @contextmanager
+    def reclaiming(self) -> Iterator[None]:
+        """Free memory inside: what is taken meanwhile may use what is kept for emergencies, and swaps nothing out."""
+        self._reclaiming = True
+        try:
+            yield
+        finally:
+            self._reclaiming = False
+
+    def oom_kill(self, why: str) -> None:
+        """End the program for want of memory, and give its memory and swap space back."""
+        self.recorder.decide("guest", "oom_kill", vm=self.vm.name, outcome="done", why=why)
+        for region in self.process.regions:
+            self.free_region(region)
 
     # Page faults
 
@@ -188,8 +217,21 @@ class GuestOs:
         """Handle the first touch of every absent page of ``gvpns`` (int64[n], distinct); return how many were absent.
 
         until  the position up to which ``written`` tells all that the program does to them; None: where it is now
+        A guest that swaps takes few at a time, so that those before can go to make room for those after.
         ``GuestOutOfMemory``, ``VmLost``: the pages before those that found no memory are mapped.
         """
+        marks, count = self.vm.guest.watermarks, 0
+        step = max(int(gvpns.size), 1) if self.swap is None else max(marks.high - marks.min, CLUSTER)
+        try:
+            for first in range(0, gvpns.size, step):
+                some = slice(first, first + step)
+                self.touching = self.process.numbers(gvpns[some])
+                count += self._touch(gvpns[some], written[some], until)
+        finally:
+            self.touching = self.touching[:0]
+        return count
+
+    def _touch(self, gvpns: NDArray[np.int64], written: NDArray[np.bool_], until: int | None) -> int:
         vm, process = self.vm, self.process
         numbers = process.numbers(gvpns)
         absent = ~process.mapped[numbers]
@@ -200,7 +242,13 @@ class GuestOs:
             rest = self._touch_blocks(gvpns)
             gvpns, numbers, written = gvpns[rest], numbers[rest], written[rest]
         if gvpns.size:
-            out = self.swap.is_out(numbers) if self.swap is not None else np.zeros(numbers.size, np.bool_)
+            out = np.zeros(numbers.size, np.bool_)
+            if self.swap is not None:
+                out = self.swap.is_out(numbers)
+                ahead = self._read_ahead(numbers[out], gvpns.size)
+                numbers, gvpns = np.append(numbers, ahead), np.append(gvpns, process.gvpns(ahead))
+                out = np.append(out, np.ones(ahead.size, np.bool_))
+                written = np.append(written, np.zeros(ahead.size, np.bool_))
             frames = self._allocate(int(gvpns.size), kind=Kind.USER, owner=process.number, pages=numbers)
             flags = np.where(written, LEAF | DIRTY, LEAF)
             process.table.map(gvpns, frames, flags=flags)
@@ -212,6 +260,12 @@ class GuestOs:
             vm.stall_ns["guest fault"] += int(np.count_nonzero(~out)) * self._fault_4k
         self._note_touched(touched, wrote, until)
         return count
+
+    def _read_ahead(self, numbers: NDArray[np.int64], others: int) -> NDArray[np.int64]:
+        """Return the pages that are read with swapped ``numbers``, if there is room for them beside the ``others``."""
+        if self.swap is None or not numbers.size:
+            return numbers
+        return self.swap.ahead(numbers)[: max(self.vm.guest.spare_pages - others, 0)]
 
     def _note_touched(self, numbers: NDArray[np.int64], written: NDArray[np.bool_], until: int | None) -> None:
         """Book what the program did to pages that were zeroed for it just now."""
@@ -399,6 +453,12 @@ class GuestOs:
         if not pages.size or np.any(sizes != 0):
             return 0
         number = process.numbers(np.array([gvpn]))
+        out = np.empty(0, np.int64)
+        if self.swap is not None:
+            every = int(number[0]) + np.arange(PAGEBLOCK)
+            out = every[self.swap.is_out(every)]
+            if out.size > int(rates.number("khugepaged.max_ptes_swap")):
+                return 0
         block = vm.guest.take(1, kind=Kind.USER, owner=process.number, pages=number, order=PAGEBLOCK_ORDER)
         if not block.size:
             return 0
@@ -407,6 +467,8 @@ class GuestOs:
         if vm.contents is not None:
             vm.contents.zeroed(int(block[0]) + np.arange(PAGEBLOCK))
             vm.contents.copied(frames_of(entries), int(block[0]) + pages - gvpn)
+        if self.swap is not None:
+            self.swap.bring_in(out, int(block[0]) + out - int(number[0]))
         process.table.unmap_many(pages)
         self.invalidate(gvpn, gvpn + PAGEBLOCK)
         process.table.map(gvpn, block, size=1, flags=LEAF | DIRTY)

@@ -85,6 +85,7 @@ def _copy(guest_os: GuestOs, numbers: NDArray[np.int64], gfns: NDArray[np.int64]
     if guest_os.swap is not None:
         out = guest_os.swap.is_out(numbers)
         guest_os.swap.bring_in(numbers[out], gfns[out])
+        guest_os.swap.release(numbers[out])
 
 
 def _map(guest_os: GuestOs, region: Region, first: int) -> None:

@@ -15,7 +15,6 @@ import operator
 from typing import TYPE_CHECKING, Final
 
 import attrs
-import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.balloon_policies import SHIPPED, STATES, next_state
@@ -24,7 +23,6 @@ from vmmsim.actors.views import host_view, vm_view
 from vmmsim.actors.vmm import while_it_lives
 from vmmsim.addresses import format_bytes, write_bytes
 from vmmsim.errors import BadInput
-from vmmsim.memory.frames import PAGEBLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
     from vmmsim.actors.guest import Guest
     from vmmsim.actors.held_memory import HeldMemory
-    from vmmsim.actors.vm import VirtualMachine
     from vmmsim.actors.vmm import Vmm
     from vmmsim.decisions import Outcome, Recorder
     from vmmsim.protocols import BalloonPolicy, HostView, VmView
@@ -65,9 +62,8 @@ class HostManager:
         every_ns: int,
         reserve_bytes: int,
         held_memory: HeldMemory,
-        random: np.random.Generator,
     ) -> None:
-        """named: what the policy is called in scenarios; random: chooses what is swapped where nobody else does."""
+        """named: what the policy is called in scenarios."""
         self.env = env
         self.vmm = vmm
         self.guests = guests
@@ -77,13 +73,11 @@ class HostManager:
         self.every_ns = every_ns
         self.reserve_bytes = reserve_bytes
         self.held_memory = held_memory
-        self.random = random
         self.state = STATES[0]
         self.resize: Callable[[Guest, int, int], Generator[Event, object, int]] = _unset
         """Moves a balloon to so many pages, for the decision of that row; set by whoever knows the verbs."""
-        self.swap_out: Callable[[int], int] | None = self._swap_at_random if vmm.swap is not None else None
-        """Swaps so many host pages out and returns how many went; None: there is no swap space. A swapper that knows
-        what is idle puts itself here."""
+        self.swap_out: Callable[[int], int] | None = None
+        """Swaps so many host pages out and returns how many went, set by who decides which; None: no swap space."""
         self.told: list[Callable[[str], None]] = []
         """Called with each new state: page sharing may hurry."""
         self._watch_ns = int(rates.number("manager.watch_ns"))
@@ -254,51 +248,6 @@ class HostManager:
         kept = vm.memory_pages - vm.exchanged_pages - vm.balloon_target_pages
         if guest.vcpus is not None and vm.resident_pages > kept:
             vm.stall_ns["blocked"] += vm.description.vcpus * self.every_ns
-
-    def swap_in_need(self, pages: int) -> int:
-        """Swap out of others, at once, because the VM that is being served finds no frame; it waits for the device.
-
-        At least as much as makes it worth while, so that the next page finds room. Return how many pages went.
-        """
-        swap, vm = self.vmm.swap, self.vmm.vms.get(self.vmm.serving)
-        if swap is None or self.swap_out is None:
-            return 0
-        before = swap.device.used_pages
-        went = self.swap_out(max(pages, SWAPPED_AT_ONCE * PAGEBLOCK))
-        if vm is not None:
-            written = max(swap.device.used_pages - before, 0)
-            vm.stall_ns["swap write"] += vm.description.vcpus * written * swap.device.page_ns
-        return went
-
-    def _swap_at_random(self, pages: int) -> int:
-        """Swap out 2 MiB blocks at random, as ESX chooses pages at random; return how many pages went.
-
-        First those of the VM that has most idle memory; never those of the one that is being served: it is in the
-        middle of something.
-        """
-        swap = self.vmm.swap
-        assert swap is not None
-        went = 0
-        victims = [vm for vm in self.vmm.vms.values() if vm.number != self.vmm.serving and vm.kernel_table is not None]
-        for vm in sorted(victims, key=lambda one: (-self._idle_pages(one), one.number)):
-            blocks = self.random.permutation(np.flatnonzero(vm.backed))
-            for first in range(0, blocks.size, SWAPPED_AT_ONCE):
-                if went >= pages:
-                    return went
-                some = blocks[first : first + SWAPPED_AT_ONCE]
-                gfns = (some[:, None] * PAGEBLOCK + np.arange(PAGEBLOCK)).ravel()
-                out, written = swap.swap_out(vm, gfns[gfns < vm.guest.pages])
-                went += out
-                if written:
-                    at_once = int(rates.number("swap.readahead_pages"))
-                    self.env.process(swap.device.transferring(written, write=True, at_once=at_once))
-        return went
-
-    def _idle_pages(self, vm: VirtualMachine) -> int:
-        """Return the resident pages of a VM beyond those that it is known to touch."""
-        guest = self.guests.get(vm.name)
-        active = guest.idle.active_bytes() if guest is not None and guest.idle is not None else None
-        return vm.resident_pages - ((active or 0) >> 12)
 
 
 def _unset(guest: Guest, pages: int, cause: int) -> Generator[Event, object, int]:

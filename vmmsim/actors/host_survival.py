@@ -1,11 +1,12 @@
 """What a host that is out of memory does before it ends a VM: it takes back what costs its guests least.
 
 In order: page cache; frames that were zeroed for a VMM segment and that the guest has not touched since, of VMs that
-have no segment now; what swap space takes; builds of segments that wait for something, which hold whole windows; then
-the live VMM segment that saves the fewest walk cycles for each GiB that leaving it frees. What leaving frees is
-known: pages that the guest gave up, held because their gPAs still translated, and pages that were zeroed for the
-segment and never touched. A segment leaves no accessed bits; what was never touched is found as KSM finds zero pages,
-by reading it, and the model knows which those are. Only when none of that is left does the OOM killer choose.
+have no segment now; the balloon; memory of VMs that no segment pins, swapped out; builds of segments that wait for
+something, which hold whole windows; then the live VMM segment that saves the fewest walk cycles for each GiB that
+leaving it frees, and at last what it pinned is swapped out. What leaving frees is known: pages that the guest
+gave up, held because their gPAs still translated, and pages that were zeroed for the segment and never touched. A
+segment leaves no accessed bits; what was never touched is found as KSM finds zero pages, by reading it, and the model
+knows which those are. Only when none of that is left does the OOM killer choose.
 """
 
 from __future__ import annotations
@@ -41,14 +42,19 @@ class HostSurvival:
         self.vmm = vmm
         self.recorder = recorder
         self.abort_build = abort_build
+        self.balloon: Callable[[int], int] = lambda pages: 0
+        """Takes pages back from guests by their balloons, at once; set by whoever sets their targets."""
         self.swap_out: Callable[[int], int] = lambda pages: 0
-        """Swaps out so many pages at once and returns how many went; set by whoever decides about swap space."""
+        """Swaps out memory of VMs that nothing pins; set by the host's swapper,"""
+        self.swappable: Callable[[VirtualMachine], int] = lambda vm: 0
+        """which also tells how many pages of a VM could go if it left its VMM segment."""
 
     def free(self, pages: int) -> int:
         """Free host frames, ``pages`` of which are short; return how many became free, 0 if nothing is left to try."""
         return (
             self.vmm.free_wanted(pages)
             or self._take_back_untouched(pages)
+            or self.balloon(pages)
             or self.swap_out(pages)
             or self._abort_builds()
             or self._leave_segment(pages)
@@ -75,7 +81,7 @@ class HostSurvival:
 
     def _leave_segment(self, pages: int) -> int:
         """Leave the VMM segment that saves least for what it would free, and take back what the guest does not use."""
-        worth = {vm: reclaimable(vm) for vm in self.vmm.vms.values()}
+        worth = {vm: max(reclaimable(vm), self.swappable(vm)) for vm in self.vmm.vms.values()}
         candidates = [vm for vm, gain in worth.items() if gain]
         if not candidates:
             return 0
@@ -88,7 +94,7 @@ class HostSurvival:
             f"{format_bytes(untouched << 12)} that it never touched lay under the segment"
         )
         self.recorder.decide("vmm", "mode", vm=vm.name, asked=mode, got=vm.mode, outcome="done", why=why)
-        return self.vmm.host.free_pages - before
+        return self.vmm.host.free_pages - before or self.swap_out(pages)
 
     def _unback(self, vm: VirtualMachine) -> int:
         gfns = vm.untouched()

@@ -13,6 +13,7 @@ import numpy as np
 from vmmsim import rates
 from vmmsim.actors.obstacles import Obstacle, first_of
 from vmmsim.actors.process import WATCH_ACCESS
+from vmmsim.actors.swap_device import neighbours
 from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class HostSwap:
         self.vmm = vmm
         self.device = device
         self._fault_ns = int(rates.number("swap.major_fault_ns"))
+        self._cluster = int(rates.number("swap.cluster_pages"))
+        self._ahead = int(rates.number("swap.readahead_pages"))
 
     def swap_out(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> tuple[int, int]:
         """Take the frames of resident ``gfns`` (int64[n]) and keep what they hold in swap space.
@@ -39,31 +42,45 @@ class HostSwap:
         """
         gfns = gfns[self.may_go(vm, gfns)]
         assert vm.swapped is not None
-        frames = vm.nested.translate(gfns)
         contents = self.vmm.contents
         assert contents is not None
-        slots = vm.swapped[gfns] - 1
+        self._find_slots(int(np.count_nonzero(vm.swapped[gfns] == 0)))
+        frames = vm.nested.translate(gfns)
+        slots = vm.swapped[gfns].astype(np.int64) - 1
         clean = (slots >= 0) & (self.device.content[slots] == contents.of_frame[frames])
-        new = self.device.take(int(np.count_nonzero(slots < 0)))
         without = np.flatnonzero(slots < 0)
+        new = self.device.take(int(without.size))
         slots[without[: new.size]] = new
         going = slots >= 0
         gfns, frames, slots, clean = gfns[going], frames[going], slots[going], clean[going]
         if not gfns.size:
             return 0, 0
         self.device.content[slots] = contents.of_frame[frames]
+        self.device.write(slots[~clean])
+        vm.swapped[gfns] = slots + 1  # before anything below finds that slots are short
         large = np.unique(gfns[vm.nested.mapped_sizes(gfns) == 1] & -PAGEBLOCK)
         if large.size:
             vm.nested.split_many(large)
             vm.remapped_pages += int(large.size) * PAGEBLOCK
-        vm.swapped[gfns] = slots + 1
         self.vmm.unmap_small(vm, gfns)
         self._book(vm, gfns, 1)
         vm.watch(gfns, WATCH_ACCESS)
         vm.remembered_moves += int(gfns.size)
         self.vmm.flush(vm)
-        vm.flushes += 1
+        vm.flushes += -(-int(gfns.size) // self._cluster)
         return int(gfns.size), int(np.count_nonzero(~clean))
+
+    def _find_slots(self, count: int) -> None:
+        """If fewer slots are free, take those of resident pages: what they hold is in memory, too."""
+        if self.device.free_pages >= count or self.device.used_pages == self._out():
+            return
+        for vm in self.vmm.vms.values():
+            if vm.swapped is not None:
+                held = np.flatnonzero(vm.swapped)
+                self.forget(vm, held[vm.nested.translate(held) >= 0])
+
+    def _out(self) -> int:
+        return sum(vm.swapped_pages for vm in self.vmm.vms.values())
 
     def may_go(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return bool[n]: which of ``gfns`` may be swapped out now."""
@@ -90,12 +107,27 @@ class HostSwap:
             return
         assert vm.swapped is not None
         assert self.vmm.contents is not None
+        faults = int(gfns.size)
+        gfns, requests = self._with_neighbours(vm, gfns)
+        self.vmm.serving(vm, gfns)  # none of them may be chosen to make room for the others
+        held = self.device.content[vm.swapped[gfns] - 1]
         self.vmm.back_pages(vm, gfns)
-        back = gfns[vm.nested.translate(gfns) >= 0]
-        self.vmm.contents.of_frame[vm.nested.translate(back)] = self.device.content[vm.swapped[back] - 1]
-        self._book(vm, back, -1)
-        vm.reads[self.device] += int(back.size)
-        vm.stall_ns["swap in"] += int(back.size) * self._fault_ns
+        self.vmm.contents.of_frame[vm.nested.translate(gfns)] = held
+        self._book(vm, gfns, -1)
+        self.device.read(vm, int(gfns.size), requests)
+        vm.stall_ns["swap in"] += faults * self._fault_ns
+
+    def _with_neighbours(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """Return what is read for faults on ``gfns``, and by how many requests.
+
+        With a page come those of its aligned eight that are out as well, if their slots lie in the same order beside
+        its own: one request. L: page_cluster, swap_vma_readahead.
+        """
+        assert vm.swapped is not None
+        near, requests = neighbours(vm.swapped, gfns, self._ahead)
+        near = near[vm.nested.translate(near) < 0]
+        room = max(self.vmm.host.spare_pages - int(gfns.size), 0)
+        return np.concatenate([gfns, near[:room]]), requests
 
     def forget(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
         """Free the slots of ``gfns``, whether the pages are out or not: nobody will read what they hold."""

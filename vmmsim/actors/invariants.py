@@ -42,6 +42,8 @@ def check_all(vmm: Vmm, engine: Engine, guests: Iterable[Guest]) -> None:
         check_books(guest)
         check_segments(guest.vm, vmm)
         guest.balloon.check()
+        if guest.os.swap is not None:
+            guest.os.swap.check()
     engine.check([guest.vm.registers() for guest in guests if guest.vm.process is not None])
 
 

@@ -50,6 +50,7 @@ def write_vm_row(recorder: Recorder, vm: VirtualMachine, **measured: Any) -> Non
         resident_bytes=vm.resident_pages << 12,
         shared_bytes=vm.merged_pages << 12,
         swapped_bytes=vm.swapped_pages << 12,
+        guest_swapped_bytes=vm.guest_swapped_pages << 12,
         balloon_bytes=vm.ballooned_pages << 12,
         balloon_target_bytes=vm.balloon_target_pages << 12,
         reusable_bytes=(vm.ballooned_pages - min(vm.held_pages, vm.ballooned_pages)) << 12,

@@ -116,7 +116,9 @@ class Vcpus:
             while vm.running and not self._at_end():
                 yield from self._stratum()
         except GuestOutOfMemory as full:
-            self._lose(f"the guest is out of memory: {full}")
+            why = f"the guest is out of memory: {full}"
+            self._lose(why)
+            self.guest_os.oom_kill(why)
             return
         except VmLost:
             return
@@ -248,11 +250,17 @@ class Vcpus:
 
     def _read_in(self) -> Generator[Event, object, None]:
         """Wait for the pages that swap devices are to bring; all vCPUs do, as many of their accesses miss at once."""
-        reads, began = dict(self.vm.reads), int(self.env.now)
-        self.vm.reads.clear()
-        for device, pages in reads.items():
-            self.waits_for = f"{pages} pages from {device.kind}"
-            yield from device.transferring(pages, write=False, at_once=1, turn=Turn.VCPU)
+        vm, vcpus = self.vm, self.vm.description.vcpus
+        reads = {device: (vm.read_requests[device], pages) for device, pages in vm.reads.items()}
+        writes = dict(vm.writes)
+        vm.reads.clear()
+        vm.read_requests.clear()
+        vm.writes.clear()
+        for write, asked in ((True, writes), (False, reads)):
+            began = int(self.env.now)
+            for device, (requests, pages) in asked.items():
+                self.waits_for = f"{pages} pages {'to' if write else 'from'} {device.kind}"
+                yield from device.transferring(pages, write=write, requests=requests, streams=vcpus, turn=Turn.VCPU)
+            if asked:
+                self.meter.book_stall("swap write" if write else "swap read", (int(self.env.now) - began) * vcpus)
         self.waits_for = ""
-        if reads:
-            self.meter.book_stall("swap read", (int(self.env.now) - began) * self.vm.description.vcpus)

@@ -123,7 +123,11 @@ class VirtualMachine:
         self.stall_ns: Counter[str] = Counter()
         """Time that vCPUs lose to faults and services and have not been charged yet, by cause."""
         self.reads: Counter[SwapDevice] = Counter()
-        """Pages that its vCPUs wait to be read from swap devices, and have not waited for yet."""
+        """Pages that its vCPUs wait to be read from swap devices, and have not waited for yet,"""
+        self.read_requests: Counter[SwapDevice] = Counter()
+        """by so many requests;"""
+        self.writes: dict[SwapDevice, tuple[int, int]] = {}
+        """and (requests, pages) that they wait to be written, since there was no free frame for them."""
         self.flushes = 0
         """Flushes of this VM's translations that have not been charged yet."""
         self.remapped_pages = 0
@@ -163,6 +167,8 @@ class VirtualMachine:
         """Pages that are in swap space and have no frame,"""
         self.swapped_of_block = np.zeros(self.backed.size, np.int16)
         """int16[blocks]: and how many of each 2 MiB block are."""
+        self.guest_swapped_pages = 0
+        """Pages of the program that its guest has swapped out."""
         self.contents: GuestContents | None = None
         """What its pages hold; None where nobody asks."""
         self.activity: Activity | None = None

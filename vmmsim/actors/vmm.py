@@ -7,6 +7,8 @@ leaving costs a rendezvous and a flush, and no copying.
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,7 +22,7 @@ from vmmsim.translation.page_table import ACCESSED, DIRTY, EXECUTABLE, WRITABLE
 from vmmsim.translation.registers import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
     from simpy import Event
@@ -38,6 +40,8 @@ FLAGS: Final = WRITABLE | EXECUTABLE | ACCESSED | DIRTY
 SPLITS: Final = 256
 """2 MiB leaves that are split in one go where pages of them are taken back."""
 _NONE: Final = np.empty(0, np.int64)
+_SERVED: Final = 64
+"""Requests for frames that are remembered while their pages are in use: more than any one turn of an actor makes."""
 
 
 class VmLost(Exception):
@@ -77,9 +81,11 @@ class Vmm:
         """Frames that several gfns share; None where page sharing is off."""
         self.swap: HostSwap | None = None
         """Swap space of the host; None without."""
-        self.serving = 0
-        """Number of the VM for which room is being made."""
+        self.needy = 0
+        """Number of the VM that frames were short for last."""
         self._reclaiming = False
+        self._served: deque[tuple[int, NDArray[np.int64]]] = deque(maxlen=_SERVED)
+        self._served_ns = -1
         self._fault_4k = int(rates.number("vmm.fault_4k_ns"))
         self._fault_2m = int(rates.number("vmm.fault_2m_ns"))
         self._batch = int(rates.number("balloon.pages_per_request"))
@@ -104,6 +110,7 @@ class Vmm:
         """
         if vm.zeroed is not None:
             vm.zeroed[gfns] = False
+        self.serving(vm, gfns)
         if self.merging is not None:
             self.merging.unshare(vm, gfns)
         self.bring_in(vm, gfns)
@@ -118,8 +125,34 @@ class Vmm:
 
     def bring_in(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
         """Read in what of ``gfns`` was swapped out."""
+        self.serving(vm, gfns)
         if self.swap is not None and vm.swapped is not None and vm.swapped_pages:
             self.swap.bring_in(vm, gfns[(vm.swapped[gfns] > 0) & (vm.nested.translate(gfns) < 0)])
+
+    def serving(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
+        """Note that somebody is about to use ``gfns``: nothing may take them away at this instant."""
+        if self.swap is None:
+            return
+        now = self.recorder.now_ns()
+        if now != self._served_ns:
+            self._served.clear()
+            self._served_ns = now
+        self._served.append((vm.number, gfns))
+
+    def served_now(self, vm: VirtualMachine) -> NDArray[np.int64]:
+        """Return the gfns of ``vm`` that are in use at this instant."""
+        if self.recorder.now_ns() != self._served_ns:
+            return _NONE
+        return np.concatenate([_NONE, *(gfns for number, gfns in self._served if number == vm.number)])
+
+    @contextmanager
+    def reclaiming(self) -> Iterator[None]:
+        """Free memory inside: what is taken meanwhile may use what is kept for emergencies, and reclaims nothing."""
+        before, self._reclaiming = self._reclaiming, True
+        try:
+            yield
+        finally:
+            self._reclaiming = before
 
     def zeroed(self, frames: NDArray[np.int64], *, each: int = 1) -> None:
         """Note that frames, each the first of ``each``, were zeroed for a guest."""
@@ -295,9 +328,9 @@ class Vmm:
     def _make_room(self, pages: int, owner: int) -> None:
         """Free host frames, or end a VM: the one with the most frames, as the host's OOM killer chooses."""
         if not self._reclaiming:
-            self._reclaiming, self.serving = True, owner
-            freed = self.survive(pages)
-            self._reclaiming, self.serving = False, 0
+            self.needy = owner
+            with self.reclaiming():
+                freed = self.survive(pages)
             if freed:
                 return
         victim = max(self.vms.values(), key=lambda vm: (vm.resident_pages, -vm.number), default=None)

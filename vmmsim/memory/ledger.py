@@ -67,6 +67,8 @@ class Memory(Measures):
         """The run of ``compaction.compact`` that is not over."""
         self.freed: Callable[[], None] | None = None
         """Called after a block of a pageblock or more became free; set by free page reporting."""
+        self.pressed: Callable[[], None] | None = None
+        """Called after frames were taken while less is free than the watermark low; set by who plays kswapd."""
         start = 0
         for hole_start, hole_end in sorted(holes):
             self._add(start, hole_start)
@@ -83,7 +85,7 @@ class Memory(Measures):
         twin.words = twin.records.view(np.int32)
         written = is_written(self.blocks)
         twin.records.reshape(-1, PAGEBLOCK)[written] = self.records.reshape(-1, PAGEBLOCK)[written]
-        twin.compaction = None
+        twin.compaction = twin.pressed = None
         return twin
 
     def __deepcopy__(self, memo: dict[int, object]) -> Memory:
@@ -114,6 +116,8 @@ class Memory(Measures):
         taken = bulk.take_many(
             self.zone, self.words, self.blocks, self._floors(floor, kind), order, int(kind), owner, held, out
         )
+        if self.pressed is not None and self.short_of("low") > 0:
+            self.pressed()
         return out[:taken]
 
     def take_range(
@@ -319,6 +323,14 @@ class Memory(Measures):
     def spare_pages(self) -> int:
         """Frames that movable kinds could still be given: above the watermark min, and what the lower part keeps."""
         return int(np.maximum(self.zone.free - self._floors(None, Kind.USER), 0).sum())
+
+    def short_of(self, mark: str) -> int:
+        """Return how many pages must become free until the watermark ``mark`` ("low", "high") is reached; < 0: over it.
+
+        What the lower part keeps for kinds that can live nowhere else does not count as free.
+        """
+        marks = self.watermarks
+        return int(getattr(marks, mark)) - marks.min - self.spare_pages
 
     def _floors(self, floor: int | None, kind: Kind) -> NDArray[np.int64]:
         """Return int64[2]: pages that stay free in each part.

@@ -9,6 +9,7 @@ import attrs
 from vmmsim.addresses import write_duration
 from vmmsim.errors import BadInput
 from vmmsim.hints import did_you_mean, hint, shown
+from vmmsim.scenario.host import Swap
 from vmmsim.scenario.values import Thp, VmMode, check_known, check_memory, check_pages, check_share, is_user_code
 from vmmsim.spelling import REST
 
@@ -159,6 +160,8 @@ class VM:
     """What the guest was installed from: guests of one image hold some pages alike, for page sharing to find."""
     free_page_reporting: bool = False
     """Whether its balloon driver tells the VMM which blocks of 2 MiB and more are free, so that it takes them back."""
+    swap: Swap | None = None
+    """Swap space of its own, on a device of the host."""
     escape_filter: Escape = Escape()
     """Escape filter of its VMM segment."""
     workload: Workload | None = None
@@ -184,6 +187,11 @@ class VM:
         if self.low_bytes == self.memory_bytes:
             return self.memory_bytes
         return self.memory_bytes - (KEPT_LOW_BYTES if self.io_gap == "reclaim" else self.low_bytes)
+
+    @property
+    def program_bytes(self) -> int:
+        """Memory that its program may be said to use: its swap space counts where the footprint is given."""
+        return self.memory_bytes + (self.swap.size_bytes if self.swap and self.footprint_bytes else 0)
 
     @property
     def footprint_bytes(self) -> int:
