@@ -15,9 +15,10 @@ import simpy
 from vmmsim import strict
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
+from vmmsim.actors.migration import Migration
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.actors.vmm import VmLost
-from vmmsim.addresses import parse_bytes, parse_duration, write_bytes
+from vmmsim.addresses import parse_bytes, parse_duration, write_bytes, write_duration, write_rate
 from vmmsim.errors import BadInput, Refused
 from vmmsim.hints import unknown
 from vmmsim.memory.frames import Kind
@@ -31,6 +32,7 @@ from vmmsim.scenario.events import (
     HotAddEvent,
     HotRemoveEvent,
     LoadEvent,
+    MigrateEvent,
     ModeEvent,
     ReclaimIoGapEvent,
     SelfBalloonEvent,
@@ -63,6 +65,15 @@ def duration_of(duration: str | int) -> int:
     if type(duration) is int:
         return duration
     raise BadInput(f'{duration!r} is not a duration; write e.g. "2h", or whole nanoseconds')
+
+
+def migrate_event(vm: str, arguments: dict[str, Any]) -> MigrateEvent:
+    """Return the event that keywords describe: as a file's, or whole bytes a second and nanoseconds."""
+    write = {"bandwidth": write_rate, "downtime": write_duration}
+    written = {
+        key: write[key](value) if type(value) is int and key in write else value for key, value in arguments.items()
+    }
+    return strict.structure(MigrateEvent, {"at": "0s", "do": "migrate", "vm": vm, **written}, "migrate")
 
 
 def _refused_if_lost(doing: Any) -> Any:
@@ -121,6 +132,10 @@ class Handle:
         """Run the workload at a share of full load; None follows its schedule."""
         return self._verbs.start(self._verbs.loading(self._guest, share))
 
+    def migrate(self, **arguments: Any) -> simpy.Process:
+        """Migrate it: the arguments of a scenario's ``do = "migrate"``; the value says what came of it."""
+        return self._verbs.start(self._verbs.migrating(migrate_event(self.name, arguments)))
+
     def shutdown(self) -> simpy.Process:
         """Shut it down."""
         return self._verbs.start(self._verbs.shutting_down(self.name))
@@ -171,6 +186,7 @@ class Verbs:
             ReclaimIoGapEvent: lambda event: self.sim.boots.reclaim_io_gap(self.guest(event.vm)),
             FaultEvent: self._fault,
             LoadEvent: lambda event: self.loading(self.guest(event.vm), event.share),
+            MigrateEvent: self.migrating,
         }
 
     def duration(self, duration: str | int) -> int:
@@ -377,6 +393,16 @@ class Verbs:
         )
         guest.controller.wake()
         return moved
+
+    # Migration
+
+    def migrating(self, event: MigrateEvent) -> Any:
+        """Migrate a VM; it leaves in the end, or goes on here."""
+        sim, guest = self.sim, self.guest(event.vm)
+        return Migration(
+            sim.env, guest, sim.recorder, event,
+            abort_build=partial(sim.compactor.abort_build_of, guest.vm), depart=partial(sim.boots.end, guest.vm.name),
+        ).migrating()  # fmt: skip
 
     # Faults
 
