@@ -73,15 +73,22 @@ class DirtyLog:
         for first in range(0, self._split.size, SPLITS):
             vm.nested.split_many(self._split[first : first + SPLITS])
         vm.remapped_pages += int(self._split.size) * PAGEBLOCK
-        self.look()  # what was written before is no matter
+        self._found()  # what was written before is no matter
         self._new_round()
         vm.changed("dirty logging")
 
     def look(self) -> None:
         """Find out what was written up to now, and charge the exits that it took."""
+        before = self.exits
+        self.written(self._found())
+        if self.exits != before:
+            self.vm.changed("dirty logging")  # what it cost is charged between two strata
+
+    def _found(self) -> NDArray[np.int64]:
+        """Return the gfns that the program, and walks on its behalf, wrote to since this was asked last."""
         vm, process = self.vm, self.vm.process
         if process is None or vm.activity is None:
-            return
+            return np.empty(0, np.int64)
         position = self._position()
         numbers = np.flatnonzero(process.mapped)
         wrote = numbers[vm.activity.harvest(numbers, LOGGED)]
@@ -89,10 +96,7 @@ class DirtyLog:
         if position != self._looked_at and self.vmm.engine.machine.switches.ept_accessed_dirty:
             gfns = np.union1d(gfns, process.table.table_frames)
         self._looked_at = position
-        before = self.exits
-        self.written(gfns)
-        if self.exits != before:
-            vm.changed("dirty logging")  # what it cost is charged between two strata
+        return gfns
 
     def written(self, gfns: NDArray[np.int64]) -> None:
         """Book that the guest writes to ``gfns`` (int64[n], distinct), which may have no frame yet; charge the exits.
