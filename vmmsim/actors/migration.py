@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 CHUNK_PAGES: Final = 1 << 13
 """Pages that are sent between two looks at the clock: 32 MiB."""
 LOOKS: Final = 8
-"""How often the log is looked at in a round, at most, so that exits are charged about when they happen."""
+"""How often the log is looked at in a round, at most, so that exits are charged about when they happen,"""
+LOOK_NS: Final = 1_000_000_000
+"""and how far apart, at least: each look begins a stratum, which is sampled."""
 _NONE: Final = np.empty(0, np.int64)
 
 
@@ -195,7 +197,8 @@ class Migration:
     def _sending(self, gfns: NDArray[np.int64], *, looks: int = 0) -> Generator[Event, object, int]:
         """Send ``gfns``, chunk by chunk, and look at the log now and then; return how many pages were there to send."""
         sent, chunks = 0, -(-gfns.size // CHUNK_PAGES)
-        every = -(-chunks // looks) if looks else chunks
+        a_look = -(-LOOK_NS // copy_ns(CHUNK_PAGES, self.bandwidth))
+        every = max(-(-chunks // looks), a_look) if looks else chunks
         for chunk in range(chunks):
             some = self._there(gfns[chunk * CHUNK_PAGES : (chunk + 1) * CHUNK_PAGES])
             yield from self._read_from_swap(some)

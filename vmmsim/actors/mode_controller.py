@@ -117,6 +117,7 @@ class ModeController:
         self.gives_way_to = ""
         """What an operator does for which the VM has no VMM segment meanwhile (P2); "" if nothing."""
         self._cause = -1
+        self._again = False
         self.guest_tried = env.event()
         """Happens when the first attempt at a guest segment is over: a program asks for its memory as it begins."""
         self._wake = env.event()
@@ -148,6 +149,7 @@ class ModeController:
     def go_on(self, *, cause: int = -1) -> None:
         """Seek the mode that is wanted again: a segment that was left is entered, if nothing has moved."""
         self.gives_way_to, self._cause = "", cause
+        self._again = True
         self.wake()
 
     def _segment_lost(self, reason: str) -> None:
@@ -167,13 +169,15 @@ class ModeController:
         """Live for as long as the VM runs."""
         wait_ns = self._first_ns
         while self.vm.running:
-            before = self.vm.mode
+            before, self._again = self.vm.mode, False
             settled = yield from self._approach()
             if not self.vm.running:
                 return  # type: ignore[unreachable]  # it may have ended meanwhile
             wait_ns = self._first_ns if self.vm.mode != before else min(2 * wait_ns, self._last_ns)
             if self._wake.triggered:
                 self._wake = self.env.event()
+            if self._again:
+                continue  # in the middle of an attempt that was given up
             if self.gives_way_to:
                 yield self._wake
             elif self._is_held():
