@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.actors.scanning import Scan
-from tests.actors.toys import MIB, S, checked, doing, lived, toy_vm, until, whys
+from tests.actors.toys import MIB, S, checked, doing, lived, toy, toy_vm, until, whys
 from vmmsim import rates
 from vmmsim.actors.costs import rendezvous_ns
 from vmmsim.actors.dirty_log import DirtyLog
@@ -478,3 +478,14 @@ def test_a_write_that_is_not_logged_is_noticed(
             assert "destination" in str(cause) or "unseen" in str(cause)
             return
     pytest.fail("nobody noticed")
+
+
+def test_a_migration_is_the_same_with_and_without_checks_and_again() -> None:
+    digests = set()
+    for check_it in (True, False, False):
+        event = MigrateEvent(at_ns=S // 20, vm="db", then="stay", downtime_ns=1_000_000)
+        sim = Simulation(toy({"db": toy_vm(mode="vmm-direct")}, event=[event], until_ns=S // 2), check=check_it)
+        sim.run()
+        assert "migrate" in {sim.recorder.decision(row).verb for row in range(len(sim.recorder))}
+        digests.add(sim.recorder.digest())
+    assert len(digests) == 1
