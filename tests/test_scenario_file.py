@@ -202,6 +202,9 @@ BAD: list[tuple[str, str, str]] = [
     (DO, 'do = "shutdown"\nvm = "db"\n[[event]]\nat = "90m"\n' + DO,
      "event[1].at: db is shut down since 1h (event[0])"),
     (DO, 'do = "boot"\nvm = "db"', "event[0]: db boots at 0s already (vm.db.boot)"),
+    (DO, 'do = "migrate"\nvm = "db"\nbandwidth = "0B/s"', "event[0].bandwidth: must be more than 0"),
+    (DO, 'do = "migrate"\nvm = "db"\nthen = "stay"\n[[event]]\nat = "90m"\ndo = "boot"\nvm = "db"',
+     "event[1]: db boots at 0s already (vm.db.boot)"),
     (DO, 'do = "hot_add"\nvm = "db"\nsize = "9GiB"',
      "event[0].size: db would have 17GiB, and the host has 16GiB (host.memory)"),
     (DO, 'do = "hot_remove"\nvm = "web-0"\nsize = "2GiB"', "event[0].size: 2GiB is all that web-0 has, 2GiB"),
@@ -371,6 +374,7 @@ def test_the_scenarios_that_were_promised_are_shipped() -> None:
         "hard-faults",
         "hot-add",
         "io-gap",
+        "migration",
         "overcommit",
     ]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vmmsim.addresses import parse_bytes
+from vmmsim import strict
+from vmmsim.addresses import parse_bytes, write_duration, write_rate
 from vmmsim.errors import BadInput
+from vmmsim.scenario.events import MigrateEvent
 
 if TYPE_CHECKING:
     import simpy
@@ -21,6 +23,15 @@ def bytes_of(size: str | int) -> int:
     if type(size) is int:
         return size
     raise BadInput(f'{size!r} is not a size; write e.g. "64GiB", or whole bytes')
+
+
+def migrate_event(vm: str, arguments: dict[str, Any]) -> MigrateEvent:
+    """Return the event that keywords describe: as a file's, or whole bytes a second and nanoseconds."""
+    write = {"bandwidth": write_rate, "downtime": write_duration}
+    written = {
+        key: write[key](value) if type(value) is int and key in write else value for key, value in arguments.items()
+    }
+    return strict.structure(MigrateEvent, {"at": "0s", "do": "migrate", "vm": vm, **written}, "migrate")
 
 
 class Handle:
@@ -79,6 +90,10 @@ class Handle:
     def load(self, share: float | None) -> simpy.Process:
         """Run the workload at a share of full load; None follows its schedule."""
         return self._verbs.start(self._verbs.loading(self._guest, share))
+
+    def migrate(self, **arguments: Any) -> simpy.Process:
+        """Migrate it: the arguments of a scenario's ``do = "migrate"``; the value says what came of it."""
+        return self._verbs.start(self._verbs.migrating(migrate_event(self.name, arguments)))
 
     def shutdown(self) -> simpy.Process:
         """Shut it down."""

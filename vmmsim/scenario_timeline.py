@@ -20,6 +20,7 @@ from vmmsim.scenario import (
     HotAddEvent,
     HotRemoveEvent,
     LoadEvent,
+    MigrateEvent,
     ModeEvent,
     ReclaimIoGapEvent,
     SelfBalloonEvent,
@@ -46,6 +47,8 @@ class _State:
     mode: str
     since_ns: int
     """When it booted."""
+    may_be_gone: bool = False
+    """Whether it migrates to another host: when it leaves is known when it does."""
     down_since: tuple[int, int] | None = None
     """Time and number of the event that shut it down; None while it runs."""
 
@@ -97,10 +100,12 @@ def _of_vm(event: Event, number: int, name: str, state: _State, draft: Draft) ->
 def _note(event: Event, number: int, state: _State) -> None:
     """Bring ``state`` to what it is after ``event``."""
     if isinstance(event, BootEvent):
-        state.down_since, state.since_ns = None, event.at_ns
+        state.down_since, state.since_ns, state.may_be_gone = None, event.at_ns, False
         state.memory_bytes, state.mode = state.vm.memory_bytes, state.vm.mode
     elif isinstance(event, ShutdownEvent):
         state.down_since = (event.at_ns, number)
+    elif isinstance(event, MigrateEvent):
+        state.may_be_gone |= event.then == "leave"
     elif isinstance(event, ModeEvent):
         state.mode = event.mode
     elif isinstance(event, HotAddEvent):
@@ -112,7 +117,7 @@ def _note(event: Event, number: int, state: _State) -> None:
 def _not_now(event: Event, name: str, state: _State) -> Iterator[Said]:
     """Say that a VM does not run at the time of an event that needs it to, or runs when it is to boot."""
     if isinstance(event, BootEvent):
-        if state.down_since is None:
+        if state.down_since is None and not state.may_be_gone:
             yield "", f"{name} boots at {write_duration(state.since_ns)} already (vm.{state.table}.boot)"
     elif state.down_since is not None:
         at, number = state.down_since

@@ -15,6 +15,7 @@ import simpy
 from vmmsim import strict
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
+from vmmsim.actors.migration import Migration
 from vmmsim.actors.vm import BLOCK_PAGES
 from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import format_bytes, parse_duration, write_bytes
@@ -33,6 +34,7 @@ from vmmsim.scenario.events import (
     HotAddEvent,
     HotRemoveEvent,
     LoadEvent,
+    MigrateEvent,
     ModeEvent,
     ReclaimIoGapEvent,
     SelfBalloonEvent,
@@ -82,6 +84,7 @@ class Verbs:
             ReclaimIoGapEvent: lambda event: self.reclaiming_io_gap(self.guest(event.vm)),
             FaultEvent: self._fault,
             LoadEvent: lambda event: self.loading(self.guest(event.vm), event.share),
+            MigrateEvent: self.migrating,
         }
 
     def duration(self, duration: str | int) -> int:
@@ -317,6 +320,16 @@ class Verbs:
         )
         guest.controller.wake()
         return moved
+
+    # Migration
+
+    def migrating(self, event: MigrateEvent) -> Any:
+        """Migrate a VM; it leaves in the end, or goes on here."""
+        sim, guest = self.sim, self.guest(event.vm)
+        return Migration(
+            sim.env, guest, sim.recorder, event,
+            abort_build=partial(sim.compactor.abort_build_of, guest.vm), depart=partial(sim.boots.end, guest.vm.name),
+        ).migrating()  # fmt: skip
 
     # Faults
 

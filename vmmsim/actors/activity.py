@@ -44,8 +44,13 @@ class Activity:
         workload: Workload,
         position: Callable[[], int],
         written: Callable[[NDArray[np.int64]], None],
+        *,
+        since: int = 0,
     ) -> None:
-        """position() is where the program is; written(numbers) is told of pages that are mapped and were written."""
+        """position() is where the program is; written(numbers) is told of pages that are mapped and were written.
+
+        since  the position before which nobody asks what was accessed
+        """
         self.process = process
         self.workload = workload
         self._position = position
@@ -53,7 +58,7 @@ class Activity:
         self.marks = np.zeros(process.pages, np.uint8)
         """uint8[pages]: what was found and has not been harvested yet."""
         self._seen = np.zeros(process.pages, np.int32)
-        self._asked: list[int] = [0]
+        self._asked: list[int] = [since]
 
     def note(self, numbers: NDArray[np.int64], written: NDArray[np.bool_], until: int | None) -> None:
         """Book touches that somebody else handled: all there was of these pages up to ``until`` (None: now)."""

@@ -145,6 +145,11 @@ class Compactor:
                 return builder.vm.name
         return ""
 
+    def abort_build_of(self, vm: VirtualMachine, why: str) -> None:
+        """Give up the build of a VM's segment, if one is under way."""
+        if vm.number in self._builders:
+            self._builders[vm.number].give_up(why)
+
     # In the background
 
     def background(self) -> Generator[Event, object, None]:

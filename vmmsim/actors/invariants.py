@@ -41,6 +41,8 @@ def check_all(vmm: Vmm, engine: Engine, guests: Iterable[Guest]) -> None:
         guest.vm.guest.check()
         check_books(guest)
         check_segments(guest.vm, vmm)
+        if guest.vm.dirty_log is not None:
+            guest.vm.dirty_log.check()
         guest.balloon.check()
         if guest.os.swap is not None:
             guest.os.swap.check()

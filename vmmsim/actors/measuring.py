@@ -185,10 +185,15 @@ class Meter:
         """Handle a transition that a sample met: once, like all others."""
         if why is Exit.GUEST_FAULT:
             self.guest_os.touch(np.array([gvpn]), np.array([is_write]))
+        elif why is Exit.NESTED_WRITE and self.vm.dirty_log is not None and not self._is_merged(gfn):
+            self.vm.dirty_log.open(gfn)
         elif why is Exit.NESTED_FAULT or (why is Exit.NESTED_WRITE and self.vm.merged is not None):
             self.guest_os.vmm.back(self.vm, np.array([gfn]))
         else:
             raise AssertionError(f"{why.name} of page {gvpn:#x} of {self.vm.name}: nothing here is read-only")
+
+    def _is_merged(self, gfn: int) -> bool:
+        return self.vm.merged is not None and bool(self.vm.merged[gfn])
 
     def add(self, accesses: int, cost: Cost) -> None:
         """Book that so many accesses of a stratum were made; flushes met are charged as a stall to come."""

@@ -74,6 +74,7 @@ class Merging:
         frames = vm.nested.translate(gfns)
         self._let_go(frames)
         self.vmm.host.assign(frames, owner=SHARED, pages=np.ones(frames.size, np.int64))
+        vm.remembered_moves += int(gfns.size)  # the frames are no longer its own
         self._protect(vm, gfns)
         return frames
 

@@ -17,6 +17,7 @@ from vmmsim import rates
 from vmmsim.actors import guest_segment
 from vmmsim.actors.attempt import Attempt
 from vmmsim.actors.clock import Pause, Turn
+from vmmsim.actors.costs import rendezvous_ns
 from vmmsim.actors.views import host_view, vm_view
 from vmmsim.actors.vm import mode_name, wants
 from vmmsim.actors.worth import Worth, guest_effort
@@ -121,6 +122,9 @@ class ModeController:
         """Whether segments must be worth it: not once somebody has asked for a mode."""
         self.held = (Priority.DENSITY, 0)
         """Who changed the mode last of those that may hold it, and until when."""
+        self.gives_way_to = ""
+        """What an operator does for which the VM has no VMM segment meanwhile (P2); "" if nothing."""
+        self._cause = -1
         self.guest_tried = env.event()
         """Happens when the first attempt at a guest segment is over: a program asks for its memory as it begins."""
         self._wake = env.event()
@@ -138,6 +142,21 @@ class ModeController:
         self.recorder.decide(
             "mode_controller", "want", vm=self.vm.name, asked=mode, got=self.vm.mode, outcome="begun", cause=cause
         )
+        self.wake()
+
+    def stand_back(self, what: str, *, cause: int = -1) -> None:
+        """Leave the VMM segment, and enter none until ``go_on``: what an operator does comes before performance."""
+        vm, self.gives_way_to = self.vm, what
+        if vm.vmm_segment is not None:
+            self.guest_os.vmm.leave_segment(vm, what)
+            self.recorder.decide(
+                "mode_controller", "mode", vm=vm.name, asked=vm.mode_wanted, got=vm.mode, outcome="done",
+                why=f"the VMM segment is left for the {what}", cost_ns=rendezvous_ns(vm.description.vcpus), cause=cause,
+            )  # fmt: skip
+
+    def go_on(self, *, cause: int = -1) -> None:
+        """Seek the mode that is wanted again: a segment that was left is entered, if nothing has moved."""
+        self.gives_way_to, self._cause = "", cause
         self.wake()
 
     def _segment_lost(self, reason: str) -> None:
@@ -170,7 +189,9 @@ class ModeController:
             wait_ns = self._first_ns if self.vm.mode != before else min(2 * wait_ns, self._last_ns)
             if self._wake.triggered:
                 continue  # something changed while it tried: a mode that is wanted now, a segment that was lost
-            if self._is_held():
+            if self.gives_way_to:
+                yield self._wake
+            elif self._is_held():
                 yield self._wake | Pause(self.env, self.held[1] - int(self.env.now), Turn.COMPACTOR)
             elif self.only_when_woken or (settled and self.policy is None):
                 yield self._wake
@@ -194,7 +215,7 @@ class ModeController:
         if not self.guest_tried.triggered:
             self.guest_tried.succeed()
         wanted_guest, wanted_vmm = wants(vm.mode_wanted)  # gaining a guest segment may have taken a while
-        if wanted_vmm and vm.vmm_segment is None and vm.running and not self._is_held():
+        if wanted_vmm and vm.vmm_segment is None and vm.running and not self._is_held() and not self.gives_way_to:
             attempt = yield from self._gain_vmm(wanted_guest)
             settled &= self._tell("vmm", attempt)
         return settled
@@ -212,7 +233,7 @@ class ModeController:
 
     def _is_held(self) -> bool:
         priority, until = self.held
-        return priority < Priority.PERFORMANCE and self.env.now < until
+        return bool(self.gives_way_to) or (priority < Priority.PERFORMANCE and self.env.now < until)
 
     def _leave_unwanted(self, wanted_guest: bool, wanted_vmm: bool) -> None:
         vm, before = self.vm, self.vm.mode
@@ -251,7 +272,9 @@ class ModeController:
                 got=vm.mode,
                 outcome="done",
                 why=attempt.why,
+                cause=self._cause,
             )
+            self._cause = -1
         elif self._said.get(what) != said:
             self._said[what] = said
             outcome: Outcome = "refused" if attempt.hopeless or attempt.declined else "failed"
@@ -351,7 +374,7 @@ class ModeController:
                 self.guest_os.vmm.enter_segment(vm, *vm.remembered)
                 return Attempt(won=True, why="the window was left as it is: entered again")
             attempt = yield from self.builder.building(vm, base, limit, objection)
-            if attempt.won or not vm.running:
+            if attempt.won or not vm.running or self.gives_way_to:
                 return attempt
         return attempt
 

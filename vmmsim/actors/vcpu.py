@@ -86,6 +86,8 @@ class Vcpus:
         self._stratum_ns = self._first_ns
         self._changed = env.event()
         self._span: _Span | None = None
+        self._throttled = 0.0
+        self._resumed: Event | None = None
         self.reasons: dict[str, int] = {}
         """How often each reason ended an epoch."""
         self.vm.changed = self.end_epoch
@@ -102,6 +104,32 @@ class Vcpus:
         self.load_now = share
         self.end_epoch("load")
 
+    def throttle(self, share: float) -> None:
+        """Keep the vCPUs from running for ``share`` of the time in which they would; 0 ends that."""
+        if share != self._throttled:
+            self._throttled = share
+            self.end_epoch("throttle")
+
+    def halt(self) -> None:
+        """Stand still until ``resume``: from now on nothing is accessed, and no fault is served."""
+        self.settle()
+        self._resumed = self.env.event()
+        self.end_epoch("halt")
+
+    def resume(self) -> None:
+        """Go on where ``halt`` stopped."""
+        if self._resumed is not None:
+            self._resumed.succeed()
+            self._resumed = None
+
+    def _standing_still(self) -> Generator[Event, object, None]:
+        began = int(self.env.now)
+        while self._resumed is not None:
+            self.waits_for = "its migration to end"
+            yield self._resumed
+            self.waits_for = ""
+            self.meter.book_stall("migration", (int(self.env.now) - began) * self.vm.description.vcpus)
+
     def stop(self) -> None:
         """Stop where things are: the VM is gone, or the run is over."""
         self.settle()
@@ -114,7 +142,7 @@ class Vcpus:
         yield self._begin
         try:
             while vm.running and not self._at_end():
-                yield from self._stratum()
+                yield from self._standing_still() if self._resumed is not None else self._stratum()
         except GuestOutOfMemory as full:
             why = f"the guest is out of memory: {full}"
             self._lose(why)
@@ -206,9 +234,10 @@ class Vcpus:
         return first, [region for x, region in ends if x == first]
 
     def _load(self) -> float:
-        if self.load_now is not None:
-            return self.load_now
-        return next((share for at, share in reversed(self.load) if at <= self.env.now), 1.0)
+        share = self.load_now
+        if share is None:
+            share = next((share for at, share in reversed(self.load) if at <= self.env.now), 1.0)
+        return share * (1 - self._throttled)
 
     def _load_until(self) -> int:
         """Return when the schedule changes the load next."""
@@ -220,6 +249,7 @@ class Vcpus:
         for start in range(0, gvpns.size, BATCH_PAGES):
             self.guest_os.touch(gvpns[start : start + BATCH_PAGES], written[start : start + BATCH_PAGES], x1)
             yield from self._charge()
+            yield from self._standing_still()
             if not self.vm.running:
                 return
         if self.guest_os.serve_watched(x1):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vmmsim import scenario
     from vmmsim.actors.activity import Activity
     from vmmsim.actors.contents import GuestContents
+    from vmmsim.actors.dirty_log import DirtyLog
     from vmmsim.actors.escapes import Escapes
     from vmmsim.actors.process import Process
     from vmmsim.actors.swap_device import SwapDevice
@@ -173,6 +174,8 @@ class VirtualMachine:
         """What its pages hold; None where nobody asks."""
         self.activity: Activity | None = None
         """When its program accessed which page; None while none runs, or where nobody asks."""
+        self.dirty_log: DirtyLog | None = None
+        """Which pages are written to, round by round; None while nobody logs."""
         self.lost = ""
         """Why the VM or its workload is gone before its time; "" while it is not."""
 

@@ -111,6 +111,8 @@ class Vmm:
         if vm.zeroed is not None:
             vm.zeroed[gfns] = False
         self.serving(vm, gfns)
+        if vm.dirty_log is not None:
+            vm.dirty_log.written(gfns)
         if self.merging is not None:
             self.merging.unshare(vm, gfns)
         self.bring_in(vm, gfns)
@@ -119,7 +121,7 @@ class Vmm:
             return
         if vm.lease is not None:
             absent = self._back_slots(vm, absent)
-        if self.thp and absent.size:
+        if self.thp and absent.size and vm.dirty_log is None:
             absent = self._back_blocks(vm, absent)
         self.back_pages(vm, absent)
 
@@ -127,7 +129,10 @@ class Vmm:
         """Read in what of ``gfns`` was swapped out."""
         self.serving(vm, gfns)
         if self.swap is not None and vm.swapped is not None and vm.swapped_pages:
-            self.swap.bring_in(vm, gfns[(vm.swapped[gfns] > 0) & (vm.nested.translate(gfns) < 0)])
+            out = gfns[(vm.swapped[gfns] > 0) & (vm.nested.translate(gfns) < 0)]
+            self.swap.bring_in(vm, out)
+            if vm.dirty_log is not None:
+                vm.dirty_log.read_in(out)
 
     def serving(self, vm: VirtualMachine, gfns: NDArray[np.int64]) -> None:
         """Note that somebody is about to use ``gfns``: nothing may take them away at this instant."""

@@ -47,7 +47,7 @@ workload = { name = "web", footprint = "2GiB", load = [["0m", 0.2], ["20m", 1.0]
 [[event]]
 at = "40m"
 do = "balloon"                         # boot shutdown balloon mode compact self_balloon hot_add hot_remove
-vm = "web-*"                           # reclaim_io_gap fault load
+vm = "web-*"                           # reclaim_io_gap fault load migrate
 target = "3GiB"                        # holds until an event with target = "auto"
 
 [measure]

@@ -26,7 +26,7 @@ NAMED: Final = 8
 _NUMBER: Final = re.compile(r"\d[\d,.]*")
 WEIGHTS: Final = {"failed": 40.0, "refused": 30.0, "aborted": 20.0, "partial": 10.0, "done": 0.0, "begun": -10.0}
 """How much the end of a decision says for telling it; its cost in time adds a point a tenfold."""
-VERBS: Final = {"fault": 50.0, "boot": 15.0, "shutdown": 15.0}
+VERBS: Final = {"fault": 50.0, "boot": 15.0, "shutdown": 15.0, "migrate": 50.0}
 """How much what was decided says for it."""
 MODE_WEIGHT: Final = 25.0
 """How much a change of mode says for telling it, of a VM that is not told at length."""

@@ -7,11 +7,13 @@ from typing import ClassVar, Final, Literal
 import attrs
 
 from vmmsim.errors import BadInput
-from vmmsim.scenario.values import VmMode, check_blocks, check_pages, check_share
+from vmmsim.scenario.values import VmMode, check_blocks, check_pages, check_positive, check_share
 from vmmsim.spelling import or_word
 
 FaultKind = Literal["bit", "word", "row", "column", "bank"]
 """Which part of a DRAM device fails."""
+Logging = Literal["wp", "pml"]
+"""How a VMM sees which pages are written to."""
 
 
 @attrs.frozen(kw_only=True)
@@ -182,6 +184,28 @@ class LoadEvent(Event):
         check_share(self.share, "share")
 
 
+@attrs.frozen(kw_only=True)
+class MigrateEvent(Event):
+    """Migrate a VM while it runs: its memory is copied, what it writes meanwhile again, and at last it stands still."""
+
+    do: ClassVar[str] = "migrate"
+    vm: str
+    """Name of the VM, or a pattern such as ``web-*``."""
+    then: Literal["leave", "stay"] = "leave"
+    """What becomes of it in the end: it leaves this host, or goes on here: a rehearsal."""
+    bandwidth_bytes_per_second: int = 1_250_000_000
+    """Bytes a second that are sent; by default those of 10 Gbit/s."""
+    downtime_ns: int = 300_000_000
+    """How long it may stand still: once the rest can be sent in that time, it is stopped."""
+    logging: Logging = "wp"
+    """How writes are seen: by write-protected pages, or by the processor's log of dirty bits (PML)."""
+    auto_converge: bool = False
+    """Whether its vCPUs are slowed down where it writes nearly as fast as is copied."""
+
+    def __attrs_post_init__(self) -> None:
+        check_positive(self.bandwidth_bytes_per_second, "bandwidth")
+
+
 EVENTS: Final[dict[str, type[Event]]] = {
     kind.do: kind
     for kind in (
@@ -196,6 +220,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         ReclaimIoGapEvent,
         FaultEvent,
         LoadEvent,
+        MigrateEvent,
     )
 }
 """The class of each verb."""

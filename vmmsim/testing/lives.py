@@ -227,6 +227,12 @@ class SystemMachine:
             self.advance(int(self.random.choice([0, 10**4, 10**6])))
         return self.sim.vm(self.a_vm()).want(str(self.random.choice(self.MODES)))
 
+    def do_migrate(self) -> simpy.Process:
+        """Migrate a VM, which goes on here in most cases."""
+        then = "leave" if self.random.random() < 0.2 else "stay"
+        logging = str(self.random.choice(["wp", "pml"]))
+        return self.sim.vm(self.a_vm()).migrate(then=then, logging=logging, bandwidth="1GiB/s", downtime="10ms")
+
     def do_load(self) -> simpy.Process:
         """Run a workload at another load."""
         return self.sim.vm(self.a_vm()).load(float(self.random.choice([0.0, 0.3, 1.0])))
