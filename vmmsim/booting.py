@@ -14,6 +14,7 @@ import numpy as np
 from vmmsim import user_code
 from vmmsim.actors import io_gap
 from vmmsim.actors.activity import Activity
+from vmmsim.actors.backing import VmLost, while_it_lives
 from vmmsim.actors.balloon import Balloon
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.contents import Contents, GuestContents
@@ -33,7 +34,6 @@ from vmmsim.actors.sampling import Sampler
 from vmmsim.actors.self_balloon import SelfBalloon
 from vmmsim.actors.vcpu import NEVER, Vcpus
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES, VirtualMachine, memory_ranges
-from vmmsim.actors.vmm import VmLost, while_it_lives
 from vmmsim.addresses import format_bytes, write_bytes
 from vmmsim.errors import Refused
 from vmmsim.memory.frames import Kind

@@ -13,11 +13,11 @@ import numpy as np
 import simpy
 
 from vmmsim import strict
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.dram import geometry
 from vmmsim.actors.migration import Migration
 from vmmsim.actors.vm import BLOCK_PAGES
-from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import format_bytes, parse_duration, write_bytes
 from vmmsim.decisions import NO_CAUSE
 from vmmsim.errors import BadInput, Refused

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.backing import runs_of
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.obstacles import Obstacle, first_of
-from vmmsim.actors.vmm import runs_of
 from vmmsim.memory.evacuation import evacuate
 from vmmsim.memory.frames import IMMOVABLE, ISOLATED, PINNED, Kind
 from vmmsim.memory.moves import finish

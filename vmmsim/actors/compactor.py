@@ -9,12 +9,12 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.build_turns import TURN_PAGES
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.remapping import split_for
 from vmmsim.actors.segment_builder import SegmentBuilder
-from vmmsim.actors.vmm import VmLost
 from vmmsim.memory import compaction_policy as policy
 from vmmsim.memory.compaction import Compaction as Run
 from vmmsim.memory.compaction import Mode

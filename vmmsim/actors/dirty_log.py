@@ -23,7 +23,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.activity import LOGGED
-from vmmsim.actors.vmm import FLAGS, SPLITS
+from vmmsim.actors.backing import FLAGS, SPLITS
 from vmmsim.memory.frames import PAGEBLOCK
 from vmmsim.translation.page_table import DIRTY, WRITABLE
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.build_turns import TURN_PAGES
-from vmmsim.actors.vmm import VmLost
 from vmmsim.memory.frames import ISOLATED, NOBODY, PINNED, SHARED, Kind
 
 if TYPE_CHECKING:

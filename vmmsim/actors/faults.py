@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmmsim import rates
-from vmmsim.actors.vmm import VmLost
+from vmmsim.actors.backing import VmLost
 from vmmsim.memory.frames import SHARED, Kind
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.clock import Pause, Turn
-from vmmsim.actors.guest_os import GuestOutOfMemory
+from vmmsim.actors.guest_memory import GuestOutOfMemory
 from vmmsim.memory.frames import Kind
 
 if TYPE_CHECKING:

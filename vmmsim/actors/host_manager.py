@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from vmmsim import rates
+from vmmsim.actors.backing import while_it_lives
 from vmmsim.actors.balloon_policies import SHIPPED, STATES, next_state
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.views import host_view, vm_view
-from vmmsim.actors.vmm import while_it_lives
 from vmmsim.addresses import format_bytes, write_bytes
 from vmmsim.errors import BadInput
 

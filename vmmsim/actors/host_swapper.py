@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim.actors.activity import HOST_READ
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.lru import PageLru
 from vmmsim.actors.swapper import DIRECT_PAGES, PINNED_VMM, Kswapd, heads, whole
-from vmmsim.actors.vmm import VmLost
 from vmmsim.memory.frames import PAGEBLOCK, Kind
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from vmmsim import rates
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.emptying import emptying
-from vmmsim.actors.guest_os import GuestOutOfMemory
+from vmmsim.actors.guest_memory import GuestOutOfMemory
 from vmmsim.actors.vm import ABOVE_GAP, BLOCK_PAGES
 from vmmsim.addresses import format_bytes
 from vmmsim.memory.frames import Kind

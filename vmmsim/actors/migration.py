@@ -18,10 +18,10 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.activity import Activity
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.costs import copy_ns
 from vmmsim.actors.dirty_log import DirtyLog
-from vmmsim.actors.vmm import VmLost
 from vmmsim.addresses import format_bytes, format_duration, write_bytes
 from vmmsim.errors import Refused
 

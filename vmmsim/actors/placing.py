@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.backing import runs_of
 from vmmsim.actors.build_turns import TURN_PAGES
-from vmmsim.actors.vmm import runs_of
 from vmmsim.memory.batch import Batch, first_sources
 from vmmsim.memory.frames import ISOLATED, NOBODY, Kind
 from vmmsim.memory.placement import Placement

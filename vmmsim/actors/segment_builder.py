@@ -13,6 +13,7 @@ import numpy as np
 
 from vmmsim import rates
 from vmmsim.actors.attempt import Attempt
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.build_turns import TURN_PAGES, BuildTurns
 from vmmsim.actors.copy_tally import CopyTally, built
 from vmmsim.actors.costs import copy_ns, rendezvous_ns
@@ -20,7 +21,6 @@ from vmmsim.actors.eviction import Eviction
 from vmmsim.actors.placing import Placing
 from vmmsim.actors.segment_commit import commit, may_escape
 from vmmsim.actors.vm import Lease
-from vmmsim.actors.vmm import VmLost
 from vmmsim.actors.worth import Effort
 from vmmsim.addresses import write_bytes
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind

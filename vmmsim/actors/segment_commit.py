@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vmmsim.actors.backing import FLAGS
 from vmmsim.actors.escapes import Escapes
-from vmmsim.actors.vmm import FLAGS
 from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, Kind
 
 if TYPE_CHECKING:

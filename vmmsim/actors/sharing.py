@@ -18,9 +18,9 @@ import attrs
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.clock import Pause, Turn
 from vmmsim.actors.sharing_books import Counters, Items
-from vmmsim.actors.vmm import VmLost
 from vmmsim.memory.content_trees import (
     FOUNDS,
     FREE,

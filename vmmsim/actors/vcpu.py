@@ -13,9 +13,9 @@ import attrs
 import numpy as np
 
 from vmmsim import rates
+from vmmsim.actors.backing import VmLost
 from vmmsim.actors.clock import Pause, Turn
-from vmmsim.actors.guest_os import GuestOutOfMemory
-from vmmsim.actors.vmm import VmLost
+from vmmsim.actors.guest_memory import GuestOutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
