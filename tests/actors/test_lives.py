@@ -59,7 +59,7 @@ class TestModes:
         assert end <= start
 
     def test_leaving_a_segment_copies_nothing_and_coming_back_copies_nothing(self) -> None:
-        """Semantics C3: a rendezvous of the vCPUs and a flush; no page lies elsewhere afterwards."""
+        """A rendezvous of the vCPUs and a flush; no page lies elsewhere afterwards."""
         sim, guest = lived({"db": toy_vm(mode="vmm-direct")})
         vm, gfns = guest.vm, np.arange(32 * MIB // PAGE)
         before, moved, first = vm.nested.translate(gfns), sim.compactor.moved_pages, vm.vmm_segment
@@ -95,7 +95,7 @@ class TestBalloons:
         assert np.all(vm.nested.translate(given) < 0)
 
     def test_under_a_segment_pages_are_given_up_and_held_until_it_is_left(self) -> None:
-        """Semantics C1: a given-up gPA still translates, so that its frame must not be lent to anybody."""
+        """A given-up gPA still translates, so that its frame must not be lent to anybody."""
         sim, guest = lived({"db": toy_vm(mode="vmm-direct")})
         vm, pages = guest.vm, 8 * MIB // PAGE
         before = frames_of_vms(sim)

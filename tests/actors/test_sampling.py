@@ -1,4 +1,4 @@
-"""Samples stand for the accesses they are drawn from: against complete runs through the engine (A2, A4, B7)."""
+"""Samples stand for the accesses they are drawn from: against complete runs through the engine."""
 
 from __future__ import annotations
 

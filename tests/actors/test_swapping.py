@@ -1,4 +1,4 @@
-"""What is read and written, exactly (semantics C7), and that no page loses what it held, whoever swaps it out."""
+"""What is read and written, exactly, and that no page loses what it held, whoever swaps it out."""
 
 from __future__ import annotations
 

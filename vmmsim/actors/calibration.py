@@ -1,4 +1,4 @@
-"""Prices of a TLB miss for the linear model: given, or calibrated by a hierarchy run of the same workload (B7)."""
+"""Prices of a TLB miss for the linear model: given, or calibrated by a hierarchy run of the same workload."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class ModeController:
         self.held = (Priority.DENSITY, 0)
         """Who changed the mode last of those that may hold it, and until when."""
         self.gives_way_to = ""
-        """What an operator does for which the VM has no VMM segment meanwhile (P2); "" if nothing."""
+        """What an operator does for which the VM has no VMM segment meanwhile; "" if nothing."""
         self._cause = -1
         self.guest_tried = env.event()
         """Happens when the first attempt at a guest segment is over: a program asks for its memory as it begins."""
@@ -136,7 +136,7 @@ class ModeController:
     # What others ask of it
 
     def want(self, mode: VmMode, *, cause: int = -1) -> None:
-        """Want another mode from now on (P2)."""
+        """Want another mode from now on: an operator's wish."""
         self.vm.mode_wanted = mode
         self.weighs = False
         self.recorder.decide(

@@ -1,4 +1,4 @@
-"""What translation costs over a life: strata summed, with an interval and a bound of bias beside it (A2, A3)."""
+"""What translation costs over a life: strata summed, with an interval and a bound of bias beside it."""
 
 from __future__ import annotations
 

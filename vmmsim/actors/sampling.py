@@ -1,4 +1,4 @@
-"""One cold-start run gives a stratum's rate, a bound of its bias, and what a flush costs (A2, A4, B7).
+"""One cold-start run gives a stratum's rate, a bound of its bias, and what a flush costs.
 
 A VM's hardware state is sampled, not carried along: of each stratum [x0, x1) of accesses, W + M are run from empty
 structures, at a place drawn at random. The last M give the rate. Transitions met on the way are mended, and kept out of
@@ -312,7 +312,7 @@ class Sampler:
 
     @staticmethod
     def _cycles_as_if(mode: Mode, job: _Job, told: _Told, prices: Prices) -> float:
-        """Return what the accesses measured would have cost in another mode (A4)."""
+        """Return what the accesses measured would have cost in another mode."""
         own = job.registers.mode == _BASE
         virtual = int(told.measured(told.real)[_MISSES]) if own else told.base_misses
         return prices.walk_cycles(

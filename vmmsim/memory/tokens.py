@@ -1,4 +1,4 @@
-"""Changes of ownership that take time (semantics C4): whoever begins one holds a token; others are refused."""
+"""Changes of ownership that take time: whoever begins one holds a token; others are refused."""
 
 from __future__ import annotations
 
