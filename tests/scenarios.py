@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ from vmmsim.scenario import (
     Sweep,
     Workload,
 )
-from vmmsim.scenario.host import SWAP_DEVICES
+from vmmsim.scenario.host import SwapKind
 from vmmsim.scenario.values import BLOCK_BYTES
 
 MODES = st.sampled_from(["base", "vmm-direct", "guest-direct", "dual-direct"])
@@ -109,7 +109,7 @@ def hosts() -> st.SearchStrategy[Host]:
         age_ns=NS,
         kernelcore_bytes=st.none() | st.just(2 << 20),
         thp=st.sampled_from(["always", "never"]),
-        swap=st.none() | st.builds(Swap, device=st.sampled_from(SWAP_DEVICES), size_bytes=PAGES),
+        swap=st.none() | st.builds(Swap, device=st.sampled_from(get_args(SwapKind)), size_bytes=PAGES),
         sharing=st.none() | st.builds(Sharing, pages_to_scan=counts, sleep_ns=NS),
         balloon=st.none() | policy,
         compaction=st.none() | compaction,

@@ -376,6 +376,7 @@ def test_the_scenarios_that_were_promised_are_shipped() -> None:
         "io-gap",
         "migration",
         "overcommit",
+        "sharing",
     ]
 
 

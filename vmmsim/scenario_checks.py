@@ -33,7 +33,7 @@ def check_scenario(scenario: Scenario) -> None:
 
 def contradictions(draft: Draft) -> Iterator[Mistake]:
     """Yield everything that the parts of ``draft`` do not allow together, in no order."""
-    for check in (_lifetime, _host, _names, _vms, _scale, _rows, timeline, _room):
+    for check in (_not_modelled, _lifetime, _host, _names, _vms, _scale, _rows, timeline, _room):
         for path, message in check(draft):
             yield Mistake(path, message, path)
 

@@ -228,7 +228,8 @@ def test_a_hard_host_swaps_what_was_not_used_lately():
     for guest in sim.guests.values():
         guest.os.take_kernel(300 * MIB)
     fill(sim, 100 * MIB)
-    look(sim, 0.001)
+    for _ in range(3):  # a page is spared when it is met first
+        look(sim, 1)
     swapped = sum(guest.vm.swapped_pages for guest in sim.guests.values())
     assert swapped >= int(0.64 * 512 * MIB) - 100 * MIB
     assert sim.vmm.swap.device.used_pages >= swapped

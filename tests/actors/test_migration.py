@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.actors.scanning import Scan
-from tests.actors.toys import MIB, S, checked, doing, lived, toy, toy_vm, until, whys
+from tests.actors.toys import MIB, S, checked, doing, lived, toy, toy_vm, until, whys, without_ksmd
 from vmmsim import rates
 from vmmsim.actors.costs import rendezvous_ns
 from vmmsim.actors.dirty_log import DirtyLog
@@ -359,7 +359,9 @@ def arrives(logging: str, patch: pytest.MonkeyPatch, seed: int) -> None:
         "sharing": Sharing(), "swap": Swap(device="zram", size_bytes=32 * MIB),
         "compaction": Compaction(bandwidth_bytes_per_second=1 << 28),
     }  # fmt: skip
-    sim, guest = lived({"db": toy_vm(footprint_bytes=6 * MIB), "web": toy_vm(16 * MIB)}, host=host)
+    sim = Simulation(toy({"db": toy_vm(footprint_bytes=6 * MIB), "web": toy_vm(16 * MIB)}, host=host), check=True)
+    without_ksmd(sim).start()
+    guest = until(sim, S).guests["db"]
     vm, vmm, random = guest.vm, sim.vmm, np.random.default_rng(seed)
     image = np.full(vm.guest.pages, -1, np.int32)
     compared: list[int] = []

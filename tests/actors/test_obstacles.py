@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.actors.small import toy_scenario
+from tests.actors.toys import without_ksmd
 from vmmsim.actors.guest import Guest
 from vmmsim.actors.invariants import check_all
 from vmmsim.actors.obstacles import Obstacle, first_of
@@ -27,7 +28,7 @@ def lived(mode: str = "base") -> tuple[Simulation, Guest]:
         "workload": {"name": "gups", "footprint": "4MiB", "scratch_share": 0.25},
     }
     sim = Simulation(toy_scenario(host={**SERVICES, "compaction": {"bandwidth": "1GiB/s"}}, vm={"db": vm}), check=True)
-    sim.start()
+    without_ksmd(sim).start()
     sim.env.run(until=10**9)
     guest = sim.guests["db"]
     assert guest.vm.mode == mode

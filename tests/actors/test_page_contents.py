@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.actors.small import toy_scenario
+from tests.actors.toys import without_ksmd
 from vmmsim.actors.guest import Guest
-from vmmsim.actors.merging import Merging
 from vmmsim.simulation import Simulation
 from vmmsim.testing import check
 
@@ -50,8 +50,7 @@ def idle() -> tuple[Simulation, list[Guest]]:
     """Two VMs whose programs have written their memory and stand still."""
     vm = {"memory": "8MiB", "workload": {"name": "gups", "footprint": "3MiB"}}
     sim = Simulation(toy_scenario(host=SERVICES, vm={"a": vm, "b": vm}), check=True)
-    sim.vmm.merging, sim.sharing, sim.series.sharing = Merging(sim.vmm), None, None  # the test decides what is shared
-    sim.start()
+    without_ksmd(sim).start()
     sim.env.run(until=10**9)
     guests = list(sim.guests.values())
     for guest in guests:

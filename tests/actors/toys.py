@@ -26,6 +26,14 @@ def checked(vm: dict[str, VM] | None = None, **told: Any) -> Simulation:
     return sim
 
 
+def without_ksmd(sim: Simulation) -> Simulation:
+    """Let pages be merged by the test alone: of a simulation that has not begun."""
+    from vmmsim.actors.merging import Merging
+
+    sim.vmm.merging, sim.sharing, sim.series.sharing = Merging(sim.vmm), None, None
+    return sim
+
+
 def until(sim: Simulation, at_ns: int) -> Simulation:
     """Let time pass until ``at_ns``, checked after every event; at the end nobody holds anything."""
     from vmmsim.testing import check
@@ -83,4 +91,4 @@ def whys(sim: Simulation, actor: str, verb: str) -> list[str]:
     ]
 
 
-__all__ = ["MIB", "S", "checked", "doing", "lived", "toy", "toy_vm", "until", "until_event", "whys"]
+__all__ = ["MIB", "S", "checked", "doing", "lived", "toy", "toy_vm", "until", "until_event", "whys", "without_ksmd"]

@@ -29,7 +29,7 @@ BALLOON_POLICIES: Final[dict[str, tuple[str, ...]]] = {
 """Balloon policies that are shipped, and the keys that each takes beside those of its table."""
 DRAM_RATES: Final = ("jaguar-ddr2",)
 """Tables of DRAM fault rates (``[dram.NAME]`` in ``data/rates.toml``)."""
-SWAP_DEVICES: Final = ("zram", "nvme", "sata-ssd", "hdd")
+SwapKind = Literal["zram", "nvme", "sata-ssd", "hdd"]
 """Kinds of swap device (``[swap.NAME]`` in ``data/rates.toml``)."""
 
 
@@ -87,14 +87,12 @@ class Faults:
 class Swap:
     """Swap space, of the host or of one guest."""
 
-    device: str
-    """Kind of device: zram, nvme, sata-ssd or hdd. All swap space of a host on one kind lies on one device."""
+    device: SwapKind
+    """Kind of device. All swap space of a host on one kind lies on one device."""
     size_bytes: int
     """Capacity."""
 
     def __attrs_post_init__(self) -> None:
-        if self.device not in SWAP_DEVICES:
-            raise BadInput(f"{shown(self.device)} is unknown{hint(self.device, SWAP_DEVICES)}", path="device")
         check_pages(self.size_bytes, "size")
 
 
