@@ -47,6 +47,7 @@ class SharingMachine(SystemMachine):
             move(old, new)
 
         self.merging.move = moving  # type: ignore[method-assign]
+        self.rules += ["do_scan", "do_equal", "do_write"] * 3
 
     def resident(self) -> tuple[Guest, NDArray[np.int64]]:
         guest = self.sim.guests[self.a_vm()]

@@ -197,6 +197,7 @@ class Sharing:
         """Return uint8[n]: whether pages may be merged, are pinned, or are to be left alone."""
         assert vm.merged is not None
         there = (frames >= 0) & ~vm.merged[gfns]
+        there &= vm.guest.frames["kind"][gfns] != Kind.TABLE  # walks set accessed bits in those: they change
         there &= self.vmm.host.frames["mark"][frames] & ISOLATED == 0
         if vm.lease is not None:
             there &= (gfns < vm.lease.base) | (gfns >= vm.lease.limit)
