@@ -153,7 +153,7 @@ def scenario_beside(tmp_path, text: str, policy: dict) -> Simulation:
     return Simulation(checked(data, name="test", folder=tmp_path), check=True)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2])
+@pytest.mark.parametrize("share", [0.2])
 def test_a_policy_from_a_file_runs_as_it_is_written_with_its_arguments(tmp_path, share: float):
     given = {} if share == 0.1 else {"share": share}
     sim = scenario_beside(tmp_path, KEEP_FREE, {"policy": "keep.py:KeepFree", **given})

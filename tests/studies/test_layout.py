@@ -240,7 +240,7 @@ def test_a_program_wider_than_any_guest_is_refused():
     pages = np.arange(5000, dtype=np.int64) << 18
     what = Program(pages=pages, code=pages[:0])
     with pytest.raises(
-        BadInput, match=r"1G pages needs 4\.9 TiB, and a guest has at most 4 TiB; smaller pages need less"
+        BadInput, match=r"1G pages needs 4\.88 TiB, and a guest has at most 4 TiB; smaller pages need less"
     ):
         laid_out("base", plan(guest_page=2), what=what)
     wide = Program(pages=np.arange(0, 1_100_000_000, 4000, dtype=np.int64), code=pages[:0])

@@ -125,7 +125,10 @@ class HostManager:
         return attrs.evolve(host, reserve_bytes=self.reserve_bytes, state=self.state, guests=tuple(views))
 
     def _note_state(self) -> bool:
-        """Find the state that follows; return whether it is worse."""
+        """Find the state that follows, page cache of the host having made room; return whether it is worse."""
+        short = (self.reserve_bytes >> 12) - self.vmm.host.spare_pages
+        if short > 0:
+            self.vmm.free_wanted(short)
         free = self.vmm.host.spare_pages << 12
         before, self.state = self.state, next_state(self.state, free, self.reserve_bytes)
         if self.state == before:
