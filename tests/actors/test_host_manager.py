@@ -112,7 +112,7 @@ def test_no_guest_is_asked_for_what_it_cannot_give():
     look(sim)
     assert guest.vm.ballooned_pages == 50 * MIB
     assert guest.vm.guest.free_pages >= guest.vm.guest.watermarks.high
-    assert "can give no more than 50MiB" in decided(sim, "host_manager", "balloon")[0].why
+    assert "can give no more than 50 MiB" in decided(sim, "host_manager", "balloon")[0].why
 
 
 def test_an_explicit_target_holds_until_auto():

@@ -190,7 +190,7 @@ class HostManager:
         can, cap = vm.ballooned_pages + guest.balloon.givable(), int(self._most * whole)
         if pages > min(can, cap):
             if can <= cap:
-                return can, f"the guest can give no more than {write_bytes(can << 12)}"
+                return can, f"the guest can give no more than {format_bytes(can << 12)}"
             return cap, f"{write_bytes(cap << 12)} is {self._most:.0%} of its memory, the most a balloon takes"
         return pages, ""
 
