@@ -51,7 +51,7 @@ def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vmmsim.jit.is_warm", lambda: True)
 
 
-pytestmark = pytest.mark.usefixtures("_warm")
+pytestmark = [pytest.mark.life, pytest.mark.usefixtures("_warm")]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from vmmsim.studies.tradeoff_result import Cell, Tradeoffs
 from vmmsim.studies.tradeoff_services import SERVICES, attempt, ready
 from vmmsim.studies.tradeoffs import cells_of, live_all, try_all
 
+pytestmark = pytest.mark.life
+
 POSTER = {
     "base": (24, 0, "2D", "none", "none", "any", "unrestricted", "unrestricted", "unrestricted", "unrestricted"),
     "dual-direct": (0, 1, "0D", "needed", "needed", "big-memory", "limited", "limited", "limited", "limited"),

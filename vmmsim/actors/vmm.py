@@ -14,7 +14,7 @@ from vmmsim.actors.backing import SPLITS, Backing
 from vmmsim.actors.costs import rendezvous_ns
 from vmmsim.actors.remapping import remap
 from vmmsim.actors.vm import frames_of
-from vmmsim.memory.frames import PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
+from vmmsim.memory.frames import ISOLATED, PAGEBLOCK, PAGEBLOCK_ORDER, PINNED, Kind
 from vmmsim.translation.registers import Segment
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Vmm(Backing):
     def enter_segment(self, vm: VirtualMachine, base: int, limit: int, offset: int) -> None:
         """Write the registers of a VMM segment over [base, limit), whose nested table is complete and says the same."""
         assert vm.escapes is not None
-        if self.is_busy(vm, np.arange(base, limit)):
+        if np.any(self.host.frames["mark"][base + offset : limit + offset] & ISOLATED):
             self.disrupt()  # a copy that began before would move pages out from under the segment
         vm.vmm_segment = Segment(base=base, limit=limit, offset=offset, filter=vm.escapes.filter)
         self._pin(vm, pinned=True)
