@@ -13,7 +13,7 @@ from vmmsim.scenario import VM, Scenario
 from vmmsim.scenario.host import Compaction
 from vmmsim.testing import SystemMachine, toy_scenario, toy_vm
 
-LIVES = 2 if INTERPRETED else 7
+LIVES = 2 if INTERPRETED else 5
 RULES = 15 if INTERPRETED else 45
 
 

@@ -16,7 +16,7 @@ from vmmsim.scenario import Scenario, VmMode
 from vmmsim.scenario.host import Compaction, Sharing
 from vmmsim.testing import SystemMachine, check, toy_scenario, toy_vm
 
-LIVES = 1 if INTERPRETED else 4
+LIVES = 1 if INTERPRETED else 3
 RULES = 12 if INTERPRETED else 45
 
 
