@@ -40,7 +40,7 @@ def live(vm: SmallVm, stream: Any, end: int, step: int, *, mode: str = "base", *
 
 
 def test_the_complete_answer_lies_in_the_interval_as_often_as_is_said() -> None:
-    """A2's acceptance: in 200 seeded runs, 180 to 199 times."""
+    """In 200 seeded runs, 180 to 199 times: less often would be wrong, always would be too wide."""
     runs, end, step = (3, 8_000, 4_000) if INTERPRETED else (200, 96_000, 4_000)
     inside, vm = 0, SmallVm()
     for seed in range(runs):
