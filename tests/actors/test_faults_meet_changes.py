@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.actors.toys import MIB, S, checked, doing, lived, toy_vm, until, until_event
+from tests.actors.toys import MIB, S, checked, doing, lived, step_until, toy_vm, until
 from vmmsim.actors.vm import VirtualMachine
 from vmmsim.memory.compaction import Mode
 from vmmsim.memory.frames import ISOLATED, NOBODY, Kind
@@ -22,15 +22,6 @@ def told(sim: Simulation, *verbs: str) -> list[tuple[str, str, str]]:
     """Return (verb, VM, outcome) of each decision with one of ``verbs``."""
     rows = [sim.recorder.decision(row) for row in range(len(sim.recorder))]
     return [(one.verb, one.vm, one.outcome) for one in rows if one.verb in verbs]
-
-
-def step_until(sim: Simulation, there: Any, most: int = 2000) -> None:
-    """Take events, checked, until ``there()`` holds."""
-    for _ in range(most):
-        if there():
-            return
-        until_event(sim)
-    raise AssertionError("it never came to that")
 
 
 def strike(sim: Simulation, frames: Any, *, correctable: bool = True) -> None:

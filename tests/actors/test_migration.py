@@ -274,13 +274,12 @@ def test_a_vm_that_leaves_is_gone_with_all_it_had() -> None:
     assert "db" in sim.guests
 
 
-@pytest.mark.parametrize("at_ms", [0, 5, 20, 27, 30])
+@pytest.mark.parametrize("at_ms", [0, 2, 5, 10, 20])
 def test_a_vm_shut_down_in_the_middle_leaves_nothing_behind(at_ms: int) -> None:
     sim, guest = scanning(mode="vmm-direct")
     started = sim.vm("db").migrate(downtime="10ms", **FAST)
     until(sim, int(sim.env.now) + at_ms * 1_000_000)
-    if not started.is_alive:
-        pytest.skip("it has left already")
+    assert started.is_alive, "it has not left yet"
     doing(sim, sim.shutdown("db"))
     assert doing(sim, started).outcome == "aborted"
     assert guest.vm.dirty_log is None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.actors.toys import MIB, S, checked, doing, lived, toy_vm, until, until_event, whys
+from tests.actors.toys import MIB, S, checked, doing, lived, step_until, toy_vm, until, until_event, whys
 from vmmsim.actors.segment_builder import SegmentBuilder
 from vmmsim.memory.frames import ISOLATED, PINNED, Kind
 from vmmsim.scenario.host import Compaction
@@ -15,15 +15,6 @@ from vmmsim.simulation import Simulation
 
 SLOW = Compaction(bandwidth_bytes_per_second=1 << 20, proactiveness=0)
 QUICK = Compaction(bandwidth_bytes_per_second=1 << 30, proactiveness=0)
-
-
-def step_until(sim: Simulation, there: Any, most: int = 2000) -> None:
-    """Take events, checked, until ``there()`` holds."""
-    for _ in range(most):
-        if there():
-            return
-        until_event(sim)
-    raise AssertionError("it never came to that")
 
 
 def crowd(bandwidth: Compaction, **modes: Any) -> Simulation:

@@ -82,6 +82,15 @@ def until_event(sim: Simulation) -> None:
     check(sim)
 
 
+def step_until(sim: Simulation, there: Any, most: int = 2000) -> None:
+    """Take events, checked, until ``there()`` holds."""
+    for _ in range(most):
+        if there():
+            return
+        until_event(sim)
+    raise AssertionError("it never came to that")
+
+
 def whys(sim: Simulation, actor: str, verb: str) -> list[str]:
     """Return the outcome and reason of each decision of ``actor`` to ``verb``, in order."""
     return [
@@ -91,4 +100,17 @@ def whys(sim: Simulation, actor: str, verb: str) -> list[str]:
     ]
 
 
-__all__ = ["MIB", "S", "checked", "doing", "lived", "toy", "toy_vm", "until", "until_event", "whys", "without_ksmd"]
+__all__ = [
+    "MIB",
+    "S",
+    "checked",
+    "doing",
+    "lived",
+    "step_until",
+    "toy",
+    "toy_vm",
+    "until",
+    "until_event",
+    "whys",
+    "without_ksmd",
+]
